@@ -1,0 +1,32 @@
+//! Compiles the proto with protox, so that building needs no protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    #[cfg(feature = "_grpc")]
+    grpc()?;
+    Ok(())
+}
+
+#[cfg(feature = "_grpc")]
+fn grpc() -> Result<(), Box<dyn std::error::Error>> {
+    use std::{env, path::PathBuf};
+
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    // Comments are kept, for reflection and for rustdoc.
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_file("readyd/v1/readyd.proto")?;
+    std::fs::write(
+        out.join("readyd_descriptor.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
+
+    tonic_prost_build::configure()
+        .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
+        .build_client(env::var_os("CARGO_FEATURE_CLIENT").is_some())
+        // A test's own client and server may live in one process; nothing here needs protoc.
+        .skip_protoc_run()
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! bollard's errors, sorted by what they mean to us.
+
+use std::time::Duration;
+
+use bollard::errors::Error;
+
+use crate::{
+    runtime::RuntimeError,
+    text::{clean, truncate},
+};
+
+/// The most bytes of an engine's own words in an error.
+const MESSAGE_BYTES: usize = 400;
+
+/// What was asked, and of whom.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) action: String,
+    pub(super) engine: String,
+}
+
+impl Call {
+    pub(super) fn timed_out(self, limit: Duration) -> RuntimeError {
+        RuntimeError::TimedOut {
+            action: self.action,
+            limit,
+        }
+    }
+
+    pub(super) fn error(self, error: Error) -> RuntimeError {
+        let Self { action, engine } = self;
+        match error {
+            Error::DockerResponseServerError {
+                status_code,
+                message,
+            } => {
+                let message = bounded(&message);
+                // 409: paused, restarting or not running; 404: removed in the meantime.
+                match status_code {
+                    404 | 409 => RuntimeError::NotRunning { action },
+                    _ if not_startable(&message) => RuntimeError::CannotRun { action, message },
+                    _ if message.contains("is not running") => RuntimeError::NotRunning { action },
+                    _ => RuntimeError::Refused { action, message },
+                }
+            }
+            Error::RequestTimeoutError => RuntimeError::TimedOut {
+                action,
+                limit: crate::runtime::CALL_LIMIT,
+            },
+            Error::SocketNotFoundError(path) => RuntimeError::Unreachable {
+                action,
+                engine,
+                cause: format!("there is no socket {path}"),
+            },
+            error @ (Error::JsonDataError { .. }
+            | Error::JsonSerdeError { .. }
+            | Error::APIVersionParseError { .. }
+            | Error::StrParseError { .. }) => RuntimeError::Garbled {
+                action,
+                cause: bounded(&chain(&error)),
+            },
+            error => RuntimeError::Unreachable {
+                action,
+                engine,
+                cause: bounded(&chain(&error)),
+            },
+        }
+    }
+}
+
+/// The engine could not start the command: the words of runc and crun.
+fn not_startable(message: &str) -> bool {
+    [
+        "executable file not found",
+        "OCI runtime exec failed",
+        "exec failed",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// The error's innermost cause, which is what says something: `Connection refused` and the like.
+fn chain(error: &Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let cause = innermost.to_string();
+    if cause.is_empty() {
+        error.to_string()
+    } else {
+        cause
+    }
+}
+
+fn bounded(text: &str) -> String {
+    let mut line = clean(text, false);
+    truncate(&mut line, MESSAGE_BYTES);
+    line
+}

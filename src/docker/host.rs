@@ -1,0 +1,105 @@
+//! Where an engine listens.
+
+use std::{fmt, str::FromStr};
+
+use bollard::{ClientVersion, Docker};
+
+/// The address of an engine, as `DOCKER_HOST` has it: `unix:///path`, `tcp://host:port` or
+/// `http://host:port`. The default is `unix:///var/run/docker.sock`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerHost(Address);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    Unix(String),
+    Tcp(String),
+}
+
+/// Not an engine's address that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the Docker host {host:?} cannot be used: {why}")]
+pub struct InvalidDockerHost {
+    host: String,
+    why: &'static str,
+}
+
+/// bollard's own timeout, in seconds, is never the one that ends a call: ours are shorter.
+const BOLLARD_TIMEOUT: u64 = 120;
+
+/// The version spoken until the engine has told its own: that of Docker 25. It has no part in the
+/// question for the version, which every engine answers.
+const NEWEST: ClientVersion = ClientVersion {
+    major_version: 1,
+    minor_version: 44,
+};
+
+impl DockerHost {
+    pub(super) fn connect(&self) -> Result<Docker, bollard::errors::Error> {
+        match &self.0 {
+            Address::Unix(path) => Docker::connect_with_unix(path, BOLLARD_TIMEOUT, &NEWEST),
+            Address::Tcp(address) => Docker::connect_with_http(address, BOLLARD_TIMEOUT, &NEWEST),
+        }
+    }
+}
+
+impl Default for DockerHost {
+    fn default() -> Self {
+        Self(Address::Unix("/var/run/docker.sock".to_owned()))
+    }
+}
+
+impl FromStr for DockerHost {
+    type Err = InvalidDockerHost;
+
+    fn from_str(host: &str) -> Result<Self, InvalidDockerHost> {
+        let invalid = |why| InvalidDockerHost {
+            host: host.to_owned(),
+            why,
+        };
+        match host.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') => {
+                Ok(Self(Address::Unix(path.to_owned())))
+            }
+            Some(("unix", _)) => Err(invalid("unix:// takes an absolute path")),
+            Some(("tcp" | "http", address)) if !address.is_empty() => {
+                Ok(Self(Address::Tcp(address.trim_end_matches('/').to_owned())))
+            }
+            Some(("https", _)) => Err(invalid("TLS to an engine is not supported yet")),
+            Some(("ssh", _)) => Err(invalid(
+                "ssh:// is not supported: forward the engine's socket (ssh -L) and name that",
+            )),
+            _ => Err(invalid("it should be unix:///PATH or tcp://HOST:PORT")),
+        }
+    }
+}
+
+impl fmt::Display for DockerHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Address::Unix(path) => write!(f, "unix://{path}"),
+            Address::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_read_as_docker_reads_them() {
+        for good in ["unix:///run/docker.sock", "tcp://127.0.0.1:2375"] {
+            assert_eq!(good.parse::<DockerHost>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "docker.sock",
+            "unix://docker.sock",
+            "ssh://host",
+            "https://host",
+            "tcp://",
+        ] {
+            assert!(bad.parse::<DockerHost>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The Docker Engine, over bollard. The only room that knows bollard.
+
+mod error;
+mod exec;
+mod host;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bollard::{
+    Docker,
+    models::{ContainerInspectResponse, ContainerStateStatusEnum, RestartPolicyNameEnum},
+    query_parameters::{InspectContainerOptions, TopOptionsBuilder},
+};
+use tokio::time::{Instant, timeout_at};
+
+pub use host::{DockerHost, InvalidDockerHost};
+
+use crate::runtime::{
+    CALL_LIMIT, Container, ContainerId, Exec, RunningExec, Runtime, RuntimeError, State,
+};
+use error::Call;
+
+/// A Docker Engine. It need not be there yet: every call tries to reach it.
+/// A clone is the same engine.
+#[derive(Debug, Clone)]
+pub struct DockerRuntime {
+    host: DockerHost,
+    /// The client, once an engine has said which version of the API it speaks; forgotten when it
+    /// can no longer be reached, since the next to answer may be another version.
+    client: Arc<Mutex<Option<Docker>>>,
+}
+
+impl DockerRuntime {
+    /// The engine at this address.
+    #[must_use]
+    pub fn new(host: DockerHost) -> Self {
+        Self {
+            host,
+            client: Arc::default(),
+        }
+    }
+
+    /// The client, with the engine's own version of the API.
+    ///
+    /// bollard itself speaks the newest version that it knows, which older engines refuse, and
+    /// newer engines refuse the oldest.
+    async fn client(&self) -> Result<Docker, bollard::errors::Error> {
+        let known = self.lock().clone();
+        if let Some(client) = known {
+            return Ok(client);
+        }
+        let client = self.host.connect()?.negotiate_version().await?;
+        *self.lock() = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Makes one call, within its limit.
+    async fn call<T, F>(
+        &self,
+        action: String,
+        by: Instant,
+        call: impl FnOnce(Docker) -> F,
+    ) -> Result<T, RuntimeError>
+    where
+        F: Future<Output = Result<T, bollard::errors::Error>>,
+    {
+        let context = Call {
+            action,
+            engine: self.host.to_string(),
+        };
+        let start = Instant::now();
+        let end = by.min(start + CALL_LIMIT);
+        let made = timeout_at(end, async { call(self.client().await?).await }).await;
+        let result = match made {
+            Ok(result) => result.map_err(|error| context.error(error)),
+            Err(_) => Err(context.timed_out(end - start)),
+        };
+        if let Err(RuntimeError::Unreachable { .. } | RuntimeError::TimedOut { .. }) = result {
+            *self.lock() = None;
+        }
+        result
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Docker>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError> {
+        let action = format!("inspecting container {name}");
+        let inspected = self
+            .call(action.clone(), by, |docker| async move {
+                match docker
+                    .inspect_container(name, None::<InspectContainerOptions>)
+                    .await
+                {
+                    Err(bollard::errors::Error::DockerResponseServerError {
+                        status_code: 404,
+                        ..
+                    }) => Ok(None),
+                    other => other.map(Some),
+                }
+            })
+            .await?;
+        inspected
+            .map(|response| container(response, action))
+            .transpose()
+    }
+
+    async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, RuntimeError> {
+        let options = TopOptionsBuilder::default().ps_args("-eo pid").build();
+        let top = self
+            .call(
+                format!("listing the processes of container {id}"),
+                by,
+                |docker| async move { docker.top_processes(&id.0, Some(options)).await },
+            )
+            .await?;
+        Ok(top.processes.unwrap_or_default().len())
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        exec: Exec,
+        by: Instant,
+    ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+        let running = exec::start(self, id, exec, by).await?;
+        Ok(Box::new(running))
+    }
+}
+
+/// What is needed of an inspection. A field without which nothing can be said is an error, never a
+/// default.
+fn container(
+    response: ContainerInspectResponse,
+    action: String,
+) -> Result<Container, RuntimeError> {
+    let missing = |field: &str| RuntimeError::Garbled {
+        action: action.clone(),
+        cause: format!("it has no {field}"),
+    };
+    let id = response.id.ok_or_else(|| missing("Id"))?;
+    let name = response.name.ok_or_else(|| missing("Name"))?;
+    let state = response.state.ok_or_else(|| missing("State"))?;
+    let status = state.status.ok_or_else(|| missing("State.Status"))?;
+    let restarts = response
+        .host_config
+        .and_then(|config| config.restart_policy)
+        .and_then(|policy| policy.name)
+        .is_some_and(|name| {
+            !matches!(
+                name,
+                RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO
+            )
+        });
+    Ok(Container {
+        id: ContainerId(id),
+        name: name.trim_start_matches('/').to_owned(),
+        labels: response
+            .config
+            .and_then(|config| config.labels)
+            .unwrap_or_default(),
+        state: match status {
+            ContainerStateStatusEnum::CREATED => State::Created,
+            ContainerStateStatusEnum::RUNNING => State::Running,
+            ContainerStateStatusEnum::PAUSED => State::Paused,
+            ContainerStateStatusEnum::RESTARTING => State::Restarting,
+            ContainerStateStatusEnum::REMOVING => State::Removing,
+            ContainerStateStatusEnum::EXITED => State::Exited {
+                code: state.exit_code.ok_or_else(|| missing("State.ExitCode"))?,
+                oom: state.oom_killed.unwrap_or(false),
+            },
+            ContainerStateStatusEnum::DEAD => State::Dead,
+            other => State::Other(other.to_string()),
+        },
+        restarts,
+        started_at: state
+            .started_at
+            .and_then(|at| humantime::parse_rfc3339(&at).ok()),
+    })
+}

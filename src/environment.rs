@@ -1,0 +1,187 @@
+//! What the engine takes from the world around it: time, tasks and chance.
+//!
+//! All three are passed in, so that a simulation can play the world: with tokio's paused clock, a
+//! spawner of its own and a fixed seed, a run repeats itself exactly.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+/// A future that a [`Spawner`] runs.
+pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A source of time.
+pub trait Clock: Send + Sync + 'static {
+    /// Now, for measuring.
+    fn now(&self) -> Instant;
+    /// Now, for telling people.
+    fn wall(&self) -> SystemTime;
+    /// Completes at the instant.
+    fn sleep_until(&self, deadline: Instant) -> TaskFuture;
+}
+
+/// Runs tasks.
+pub trait Spawner: Send + Sync + 'static {
+    /// Starts the future; it ends early when the task is dropped.
+    fn spawn(&self, future: TaskFuture) -> Task;
+}
+
+/// A running task, which ends with this value: nothing outlives who needed it.
+#[must_use = "a task ends when this is dropped"]
+pub struct Task(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Task {
+    /// A task that `abort` ends.
+    pub fn new(abort: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(abort)))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(abort) = self.0.take() {
+            abort();
+        }
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Task")
+    }
+}
+
+/// Time, tasks and chance. A clone shares them.
+#[derive(Clone)]
+pub struct Environment {
+    clock: Arc<dyn Clock>,
+    spawner: Arc<dyn Spawner>,
+    random: Arc<Mutex<fastrand::Rng>>,
+    tasks: Arc<AtomicUsize>,
+}
+
+impl Environment {
+    /// An environment of these parts. The seed decides every choice that is left to chance.
+    pub fn new(clock: impl Clock, spawner: impl Spawner, seed: u64) -> Self {
+        Self {
+            clock: Arc::new(clock),
+            spawner: Arc::new(spawner),
+            random: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
+            tasks: Arc::default(),
+        }
+    }
+
+    /// Tokio's clock and tasks, and a random seed. Tasks need a tokio runtime to be started in.
+    #[must_use]
+    pub fn tokio() -> Self {
+        Self::new(TokioClock::new(), TokioSpawner, fastrand::u64(..))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub(crate) fn wall(&self) -> SystemTime {
+        self.clock.wall()
+    }
+
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        self.sleep_until(self.now() + duration).await;
+    }
+
+    pub(crate) async fn sleep_until(&self, deadline: Instant) {
+        self.clock.sleep_until(deadline).await;
+    }
+
+    /// Within a tenth of the duration, so that many pollers do not march in step.
+    pub(crate) fn jitter(&self, duration: Duration) -> Duration {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        duration.mul_f64(0.9 + 0.2 * random.f64())
+    }
+
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Task {
+        let counted = Counted::new(Arc::clone(&self.tasks));
+        self.spawner.spawn(Box::pin(async move {
+            let _counted = counted;
+            future.await;
+        }))
+    }
+
+    /// How many tasks are running for the engine at this moment.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.tasks.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment")
+            .field("tasks", &self.tasks())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tokio's clock. Its wall time is counted from the first reading on, so that it never steps and
+/// stands still with a paused clock.
+#[derive(Debug)]
+struct TokioClock {
+    start: Instant,
+    wall: SystemTime,
+}
+
+impl TokioClock {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.wall + self.start.elapsed()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> TaskFuture {
+        Box::pin(tokio::time::sleep_until(deadline))
+    }
+}
+
+#[derive(Debug)]
+struct TokioSpawner;
+
+impl Spawner for TokioSpawner {
+    fn spawn(&self, future: TaskFuture) -> Task {
+        let handle = tokio::spawn(future).abort_handle();
+        Task::new(move || handle.abort())
+    }
+}

@@ -1,0 +1,274 @@
+//! The way in by exec: works wherever the engine can be reached, and costs a hundred times what it
+//! asks for.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{ExecGate, Link, LinkError, gate::Refused};
+use crate::{
+    environment::Environment,
+    question::{Answer, GreetingEnd, Question},
+    runtime::{ContainerId, Exec, ExecOutput, Runtime, RuntimeError},
+    systemd::systemctl,
+    unit::{SystemdLook, UnitQuestion},
+};
+
+/// How long a command may run, unless who asks sets an earlier end. `scontrol ping` alone takes 10 s
+/// where a controller's name does not resolve.
+const COMMAND_LIMIT: Duration = Duration::from_secs(15);
+
+/// How much longer than the command's own limit the engine is given to tell of its end.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// How much of a command's output is kept, of each stream.
+const OUTPUT_CAP: usize = 256 * 1024;
+
+/// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
+/// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
+/// more. A background command has no standard input of its own, hence descriptor 3.
+const BOUNDED: &str = r#"
+limit=$1; shift
+exec 3<&0
+if command -v timeout >/dev/null 2>&1; then set -- timeout -k 1 "$limit" "$@"; fi
+"$@" </dev/null 3<&- &
+command=$!
+{ read -r _ <&3; kill "$command"; } >/dev/null 2>&1 &
+watch=$!
+exec 3<&-
+wait "$command"; code=$?
+kill "$watch" 2>/dev/null
+exit "$code"
+"#;
+
+/// Dials a port through bash, which has it built in. Prints `connected`, then what the port sends, up
+/// to a line with the prefix. Exit codes: 0 found, 3 closed by the other side, 4 too long, 7 refused.
+const GREETING: &str = r#"
+exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7
+echo connected
+LC_ALL=C left=$3
+while [ "$left" -gt 0 ]; do
+  line=
+  IFS= read -r -n "$left" line <&3; more=$?
+  printf '%s\n' "$line"
+  case $line in "$2"*) exit 0 ;; esac
+  [ "$more" = 0 ] || exit 3
+  left=$((left - ${#line} - 1))
+done
+exit 4
+"#;
+
+/// `timeout`'s exit code for a command that it ended; 128 + 9 where that took a SIGKILL.
+const TIMED_OUT: [i64; 2] = [124, 137];
+
+/// The way into one container by exec.
+#[derive(Clone)]
+pub(crate) struct ExecLink {
+    runtime: Arc<dyn Runtime>,
+    gate: Arc<ExecGate>,
+    environment: Environment,
+    container: ContainerId,
+}
+
+impl ExecLink {
+    pub(crate) fn new(
+        runtime: Arc<dyn Runtime>,
+        gate: Arc<ExecGate>,
+        environment: Environment,
+        container: ContainerId,
+    ) -> Self {
+        Self {
+            runtime,
+            gate,
+            environment,
+            container,
+        }
+    }
+
+    /// Runs a command for at most [`COMMAND_LIMIT`], less where `by` comes earlier.
+    async fn command(
+        &self,
+        what: &str,
+        argv: &[&str],
+        by: Instant,
+    ) -> Result<ExecOutput, LinkError> {
+        let asked = self.environment.now();
+        let output = self.run(what, argv, COMMAND_LIMIT, by).await?;
+        if TIMED_OUT.contains(&output.code) {
+            return Err(LinkError::Slow {
+                what: what.to_owned(),
+                limit: COMMAND_LIMIT.min(by - asked),
+            });
+        }
+        Ok(output)
+    }
+
+    /// Runs a command for at most `limit`, less where `by` comes earlier; one that takes longer ends
+    /// with one of [`TIMED_OUT`].
+    async fn run(
+        &self,
+        what: &str,
+        argv: &[&str],
+        limit: Duration,
+        by: Instant,
+    ) -> Result<ExecOutput, LinkError> {
+        let asked = self.environment.now();
+        let slow = || LinkError::Slow {
+            what: what.to_owned(),
+            limit: self.environment.now() - asked,
+        };
+        let mut pass = match self.gate.pass(&self.container, by).await {
+            Ok(pass) => pass,
+            // Another look at this node hangs: that is the node's doing.
+            Err(Refused::Node) => return Err(slow()),
+            Err(Refused::Budget) => {
+                return Err(LinkError::Busy {
+                    what: what.to_owned(),
+                });
+            }
+        };
+
+        let left = by.saturating_duration_since(self.environment.now());
+        let limit = limit.min(left);
+        let seconds = format!("{:.3}", limit.as_secs_f64().max(0.001));
+        let bounded = ["sh", "-c", BOUNDED, "sh", &seconds];
+        let exec = Exec {
+            argv: bounded
+                .iter()
+                .chain(argv)
+                .map(|word| (*word).to_owned())
+                .collect(),
+            cap: OUTPUT_CAP,
+        };
+
+        let work = async {
+            let running = self.runtime.exec(&self.container, exec, by).await?;
+            let end = (self.environment.now() + limit + GRACE).min(by);
+            // It runs: whatever is late from here on is the node.
+            match running.output(end).await {
+                Err(RuntimeError::TimedOut { .. }) => Err(slow()),
+                other => Ok(other?),
+            }
+        };
+        match self.gate.drive(&mut pass, work).await {
+            Err(LinkError::Runtime(RuntimeError::NotRunning { .. })) => Err(LinkError::NotRunning),
+            Err(LinkError::Runtime(RuntimeError::CannotRun { message, .. })) => Err(
+                LinkError::Node(format!("the node cannot run a shell: {message}")),
+            ),
+            other => other,
+        }
+    }
+
+    async fn greeting(
+        &self,
+        port: u16,
+        prefix: &str,
+        within: Duration,
+        cap: usize,
+        by: Instant,
+    ) -> Result<Answer, LinkError> {
+        let what = format!("port {port}");
+        let argv = [
+            "bash",
+            "-c",
+            GREETING,
+            "bash",
+            &port.to_string(),
+            prefix,
+            &cap.to_string(),
+        ];
+        let output = self.run(&what, &argv, within, by).await?;
+        let stderr = lossy(&output.stderr);
+        let sent = output.stdout.strip_prefix(b"connected\n");
+        let end = match (output.code, sent) {
+            (0, Some(_)) => GreetingEnd::Found,
+            (3, Some(_)) => GreetingEnd::Closed,
+            (4, Some(_)) => GreetingEnd::TooLong,
+            (7, _) => return Ok(Answer::Closed(connect_error(&stderr))),
+            (127, _) => return Err(no_bash()),
+            // What came before the time was over counts too.
+            (code, _) if TIMED_OUT.contains(&code) => GreetingEnd::TimedOut,
+            (code, _) => {
+                let said = stderr.lines().next().unwrap_or_default();
+                return Err(LinkError::Node(format!(
+                    "dialling {what} ended with {code}: {said}"
+                )));
+            }
+        };
+        Ok(Answer::Greeting(sent.unwrap_or_default().to_owned(), end))
+    }
+
+    async fn accepts(&self, port: u16, by: Instant) -> Result<Answer, LinkError> {
+        const DIAL: &str = r#"exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7"#;
+        let argv = ["bash", "-c", DIAL, "bash", &port.to_string()];
+        let limit = Duration::from_secs(2);
+        let output = self.run(&format!("port {port}"), &argv, limit, by).await?;
+        match output.code {
+            0 => Ok(Answer::Accepted),
+            7 => Ok(Answer::Closed(connect_error(&lossy(&output.stderr)))),
+            127 => Err(no_bash()),
+            code if TIMED_OUT.contains(&code) => {
+                Ok(Answer::Closed("it does not answer".to_owned()))
+            }
+            code => Err(LinkError::Node(format!(
+                "dialling port {port} ended with {code}"
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl Link for ExecLink {
+    fn via(&self) -> &'static str {
+        "exec"
+    }
+
+    async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        by: Instant,
+    ) -> Result<SystemdLook, LinkError> {
+        let journal = if question.journal { "yes" } else { "no" };
+        let mut argv = vec!["sh", "-c", systemctl::SCRIPT, "sh", journal];
+        argv.extend(&question.units);
+        let output = self.command("systemctl", &argv, by).await?;
+        systemctl::parse(&lossy(&output.stdout), &question.units)
+            .map_err(|said| LinkError::Node(format!("systemd does not answer: {said}")))
+    }
+
+    async fn ask(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
+        match *question {
+            Question::Greeting {
+                port,
+                prefix,
+                within,
+                cap,
+            } => self.greeting(port, prefix, within, cap, by).await,
+            Question::Accepts { port } => self.accepts(port, by).await,
+            Question::Command { argv, name } => {
+                let output = self.command(name, argv, by).await?;
+                Ok(Answer::Command {
+                    stdout: lossy(&output.stdout),
+                    stderr: lossy(&output.stderr),
+                    code: output.code,
+                })
+            }
+        }
+    }
+}
+
+fn no_bash() -> LinkError {
+    LinkError::Node("the node has no bash to dial a port with".to_owned())
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `bash: connect: Connection refused` says it; the lines around it repeat the path.
+fn connect_error(stderr: &str) -> String {
+    let said = stderr.lines().find_map(|line| line.split_once("connect: "));
+    said.map_or("it does not accept", |(_, error)| error)
+        .to_owned()
+}

@@ -1,0 +1,217 @@
+//! What a node is: its name, its role, the labels that say so, and who asks for it.
+
+use std::{collections::HashMap, fmt, str::FromStr};
+
+/// The name or id of a node's container: `[A-Za-z0-9][A-Za-z0-9_.-]{0,254}`, Docker's own rule for
+/// names (`RestrictedNameChars` in moby) with a bound. `/` is reserved.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeName(String);
+
+/// Not a container's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a container's name: it takes 1 to 255 letters, digits, '_', '.' and '-', and starts with a letter or digit"
+)]
+pub struct InvalidNodeName;
+
+impl NodeName {
+    /// The name as given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this names a container of this id and name: by its name, by its whole id, or by the
+    /// id's first 12 digits or more, as `docker ps` shows them.
+    ///
+    /// An engine goes further and takes any prefix of an id: a container named `db` that does not
+    /// exist yet would then be whichever container has an id that starts with `db`.
+    #[must_use]
+    pub fn names(&self, id: &str, name: &str) -> bool {
+        const SHORT_ID: usize = 12;
+        self.0 == name || (self.0.len() >= SHORT_ID && id.starts_with(&self.0))
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = InvalidNodeName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidNodeName> {
+        let mut chars = name.chars();
+        let first = chars.next().is_some_and(|c| c.is_ascii_alphanumeric());
+        let rest = chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+        if first && rest && name.len() <= 255 {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(InvalidNodeName)
+        }
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a node does in its cluster; it decides which probes the node has to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Runs slurmctld.
+    Controller,
+    /// Submits jobs.
+    Submitter,
+    /// Runs slurmd.
+    Worker,
+    /// Runs slurmdbd.
+    Db,
+    /// Runs slurmrestd.
+    Api,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 5] = [
+        Self::Controller,
+        Self::Submitter,
+        Self::Worker,
+        Self::Db,
+        Self::Api,
+    ];
+
+    /// The role's name, as a label has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Controller => "controller",
+            Self::Submitter => "submitter",
+            Self::Worker => "worker",
+            Self::Db => "db",
+            Self::Api => "api",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Not a role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a role: the roles are controller, submitter, worker, db and api")]
+pub struct InvalidRole;
+
+impl FromStr for Role {
+    type Err = InvalidRole;
+
+    fn from_str(name: &str) -> Result<Self, InvalidRole> {
+        Self::ALL
+            .into_iter()
+            .find(|role| role.as_str() == name)
+            .ok_or(InvalidRole)
+    }
+}
+
+/// A container's labels.
+pub type Labels = HashMap<String, String>;
+
+/// The keys of the labels that say what a container plays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelKeys {
+    /// The realm; `sind.realm` by default.
+    pub realm: String,
+    /// The cluster in its realm; `sind.cluster` by default.
+    pub cluster: String,
+    /// The node's role; `sind.role` by default.
+    pub role: String,
+}
+
+impl Default for LabelKeys {
+    /// The keys that sind sets.
+    fn default() -> Self {
+        Self {
+            realm: "sind.realm".to_owned(),
+            cluster: "sind.cluster".to_owned(),
+            role: "sind.role".to_owned(),
+        }
+    }
+}
+
+/// Who asks. Everyone is [`Identity::Local`] until there is authentication.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// Whoever can reach the server or runs the library.
+    Local,
+}
+
+/// Which containers exist for those who ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Visibility {
+    select: Vec<(String, String)>,
+}
+
+impl Visibility {
+    /// Only containers that have all of these labels, with these values; all containers if there
+    /// are none.
+    #[must_use]
+    pub fn select(labels: Vec<(String, String)>) -> Self {
+        Self { select: labels }
+    }
+
+    /// Whether the identity may see a container with these labels. The one place that decides it.
+    #[must_use]
+    pub fn allows(&self, identity: &Identity, labels: &Labels) -> bool {
+        let Identity::Local = identity;
+        self.select
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_dockers_rule_within_a_bound() {
+        for good in ["a", "0", "sind-dev-controller", "A_b.c-1", &"x".repeat(255)] {
+            assert!(good.parse::<NodeName>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "a/b",
+            "/a",
+            "a b",
+            "ä",
+            "a\n",
+            &"x".repeat(256),
+        ] {
+            assert!(bad.parse::<NodeName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_name_is_never_taken_for_the_start_of_an_id() {
+        let id = "db0123456789abcdef";
+        let named = |name: &str| name.parse::<NodeName>().unwrap().names(id, "other");
+        assert!(!named("db"));
+        assert!(!named("db012345678"));
+        assert!(named("db0123456789"));
+        assert!(named(id));
+        assert!("other".parse::<NodeName>().unwrap().names(id, "other"));
+    }
+
+    #[test]
+    fn only_selected_containers_exist() {
+        let only = Visibility::select(vec![("team".into(), "a".into())]);
+        let labels = |value: &str| Labels::from([("team".into(), value.into())]);
+        assert!(only.allows(&Identity::Local, &labels("a")));
+        assert!(!only.allows(&Identity::Local, &labels("b")));
+        assert!(!only.allows(&Identity::Local, &Labels::new()));
+        assert!(Visibility::default().allows(&Identity::Local, &Labels::new()));
+    }
+}

@@ -1,0 +1,154 @@
+//! `slurmctld`: this node's slurmctld answers RPCs.
+//!
+//! An active unit is not enough, since slurmctld is active long before it serves; and another
+//! controller's answer is not enough, though `scontrol ping` exits with 0 for it.
+
+use super::{Ask, Finding};
+use crate::question::{Answer, Question};
+
+pub(super) const ASK: Ask = Ask {
+    question: Question::Command {
+        argv: &["sh", "-c", "uname -n; exec scontrol ping"],
+        name: "scontrol ping",
+    },
+    judge,
+};
+
+/// Reads lines such as `Slurmctld(primary) at controller is UP`: a line for each controller of
+/// slurm.conf.
+fn judge(answer: &Answer) -> Finding {
+    let Answer::Command {
+        stdout,
+        stderr,
+        code,
+    } = answer
+    else {
+        return Finding::failed("scontrol ping gave no answer");
+    };
+    if *code == 127 {
+        return Finding::failed("the node has no scontrol");
+    }
+    let mut lines = stdout.lines();
+    let host = lines.next().unwrap_or_default().trim();
+    let controllers: Vec<_> = lines.filter_map(controller).collect();
+    let mine = controllers.iter().find(|(name, _)| same_host(name, host));
+    match mine {
+        Some((_, "UP")) => Finding::passed(),
+        Some((name, state)) => Finding::failed(format!(
+            "scontrol ping says that slurmctld at {name} is {state}"
+        )),
+        None if controllers.is_empty() => {
+            let said = stderr
+                .lines()
+                .chain(stdout.lines().skip(1))
+                .find(|line| !line.is_empty());
+            let said = said.map_or_else(String::new, |line| format!(": {line:.200}"));
+            Finding::failed(format!(
+                "scontrol ping names no controller (exit code {code}){said}"
+            ))
+        }
+        None => {
+            let names: Vec<_> = controllers.iter().take(4).map(|(name, _)| *name).collect();
+            Finding::failed(format!(
+                "scontrol ping names no controller on this node ({host:.64}), only {:.200}",
+                names.join(", ")
+            ))
+        }
+    }
+}
+
+/// The host and the state of a line.
+fn controller(line: &str) -> Option<(&str, &str)> {
+    let rest = line.trim().strip_prefix("Slurmctld(")?;
+    let (_, rest) = rest.split_once(") at ")?;
+    rest.rsplit_once(" is ")
+}
+
+/// Slurm names a controller by its short host name or its full one, whichever slurm.conf has.
+fn same_host(configured: &str, host: &str) -> bool {
+    let short = |name: &str| {
+        name.split('.')
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+    };
+    let equal = |a: &str, b: &str| !a.is_empty() && a.eq_ignore_ascii_case(b);
+    equal(configured, host) || equal(configured, &short(host)) || equal(&short(configured), host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Outcome;
+    use proptest::prelude::*;
+
+    fn judged(stdout: &str, code: i64) -> Finding {
+        judge(&Answer::Command {
+            stdout: stdout.to_owned(),
+            stderr: String::new(),
+            code,
+        })
+    }
+
+    #[test]
+    fn only_this_nodes_controller_counts() {
+        for (stdout, code, reason) in [
+            (
+                "c1\nSlurmctld(primary) at c1 is DOWN\n",
+                1,
+                "scontrol ping says that slurmctld at c1 is DOWN",
+            ),
+            // The backup answers, so that scontrol exits with 0.
+            (
+                "c1\nSlurmctld(primary) at c1 is DOWN\nSlurmctld(backup) at c2 is UP\n",
+                0,
+                "scontrol ping says that slurmctld at c1 is DOWN",
+            ),
+            (
+                "w1\nSlurmctld(primary) at c1 is UP\n",
+                0,
+                "scontrol ping names no controller on this node (w1), only c1",
+            ),
+            ("c1\n", 1, "scontrol ping names no controller (exit code 1)"),
+            (
+                "\nSlurmctld(primary) at  is UP\n",
+                0,
+                "scontrol ping names no controller on this node (), only ",
+            ),
+        ] {
+            assert_eq!(judged(stdout, code), Finding::failed(reason));
+        }
+        for stdout in [
+            "c1\nSlurmctld(primary) at c1 is UP\n",
+            "c1.hpc.example\nSlurmctld(primary) at c1 is UP\n",
+            "c2\nSlurmctld(primary) at c1 is DOWN\nSlurmctld(backup) at c2 is UP\n",
+        ] {
+            assert_eq!(judged(stdout, 0), Finding::passed());
+        }
+    }
+
+    #[test]
+    fn an_error_of_scontrol_is_quoted() {
+        let answer = Answer::Command {
+            stdout: "c1\n".to_owned(),
+            stderr: "scontrol: error: resolve_ctls_from_dns_srv: res_nsearch error\n".to_owned(),
+            code: 1,
+        };
+        assert_eq!(
+            judge(&answer),
+            Finding::failed(
+                "scontrol ping names no controller (exit code 1): scontrol: error: \
+                 resolve_ctls_from_dns_srv: res_nsearch error"
+            )
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_passes_without_its_own_line(stdout in "(c1|Slurmctld\\(primary\\) at |c2| is |UP|DOWN|\n|\\PC){0,30}") {
+            if judged(&stdout, 0) == Finding::Clear(Outcome::passed()) {
+                prop_assert!(stdout.contains(" is UP"));
+            }
+        }
+    }
+}

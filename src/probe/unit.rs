@@ -1,0 +1,150 @@
+//! `munge`, `slurmd`, `slurmdbd`, `sackd`: the unit is active.
+
+use super::{Finding, Outcome, Proof};
+use crate::unit::{SystemdLook, Unit};
+
+/// The first of these names that is a unit of the node; the first of all if none is.
+pub(crate) fn find<'a>(look: &'a SystemdLook, names: &[&str]) -> Option<&'a Unit> {
+    let unit = |name: &&str| look.units.get(*name);
+    let exists = |name: &&&str| unit(name).is_some_and(Unit::exists);
+    names
+        .iter()
+        .find(exists)
+        .or_else(|| names.first())
+        .and_then(unit)
+}
+
+/// Active passes, at once if the unit tells when it is up. Failed is terminal, once confirmed.
+pub(crate) fn judge(unit: &Unit) -> Finding {
+    let reason = unit.describe();
+    let proof = || Proof {
+        invocation: unit.invocation.clone(),
+        main_pid: unit.main_pid,
+        changed: unit.changed,
+    };
+    if unit.load == "masked" {
+        Finding::Clear(Outcome::Failed(reason))
+    } else if unit.is_failed() {
+        Finding::Dead {
+            proof: proof(),
+            reason,
+            detail: unit.journal.clone(),
+        }
+    } else if !unit.is_active() {
+        Finding::Clear(Outcome::Failed(reason))
+    } else if unit.tells() {
+        Finding::passed()
+    } else {
+        Finding::Unproven {
+            proof: proof(),
+            age: unit.age,
+            reason: crate::text::Reason::new(format!(
+                "{} has only just become active; being of type {}, that proves nothing for the \
+                 first 200 ms",
+                unit.id, unit.kind
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(load: &str, active: &str, sub: &str, kind: &str) -> Unit {
+        Unit {
+            id: "slurmd.service".to_owned(),
+            load: load.to_owned(),
+            active: active.to_owned(),
+            sub: sub.to_owned(),
+            kind: kind.to_owned(),
+            ..Unit::default()
+        }
+    }
+
+    #[test]
+    fn active_is_not_up_unless_the_unit_tells() {
+        for kind in ["notify", "notify-reload", "forking", "dbus", "oneshot"] {
+            assert_eq!(
+                judge(&unit("loaded", "active", "running", kind)),
+                Finding::passed()
+            );
+        }
+        for kind in ["simple", "exec", "idle"] {
+            let finding = judge(&unit("loaded", "active", "running", kind));
+            assert!(matches!(finding, Finding::Unproven { .. }), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_active_fails_with_the_units_own_words() {
+        for (load, active, sub, reason) in [
+            (
+                "loaded",
+                "inactive",
+                "dead",
+                "slurmd.service is inactive (dead)",
+            ),
+            (
+                "loaded",
+                "activating",
+                "start",
+                "slurmd.service is activating (start)",
+            ),
+            (
+                "loaded",
+                "activating",
+                "auto-restart",
+                "slurmd.service is activating (auto-restart)",
+            ),
+            ("masked", "inactive", "dead", "slurmd.service is masked"),
+            ("masked", "failed", "failed", "slurmd.service is masked"),
+            (
+                "not-found",
+                "inactive",
+                "dead",
+                "slurmd.service does not exist in the node",
+            ),
+            (
+                "bad-setting",
+                "inactive",
+                "dead",
+                "slurmd.service cannot be loaded (bad-setting)",
+            ),
+        ] {
+            assert_eq!(
+                judge(&unit(load, active, sub, "simple")),
+                Finding::failed(reason)
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_unit_is_dead_unless_a_job_is_queued_for_it() {
+        let mut failed = unit("loaded", "failed", "failed", "simple");
+        assert!(matches!(judge(&failed), Finding::Dead { .. }));
+        failed.job = true;
+        assert_eq!(judge(&failed), Finding::failed("slurmd.service is failed"));
+    }
+
+    #[test]
+    fn an_alias_counts_where_the_first_name_is_no_unit() {
+        let mut ssh = unit("loaded", "active", "running", "notify");
+        ssh.id = "ssh.service".to_owned();
+        let look = SystemdLook {
+            system: "running".to_owned(),
+            failed_units: vec![],
+            units: [
+                (
+                    "sshd.service".to_owned(),
+                    unit("not-found", "inactive", "dead", ""),
+                ),
+                ("ssh.service".to_owned(), ssh),
+            ]
+            .into(),
+        };
+        let found = find(&look, &["sshd.service", "ssh.service"]).unwrap();
+        assert_eq!(found.id, "ssh.service");
+        assert!(find(&look, &["munge.service"]).is_none());
+    }
+}

@@ -1,0 +1,178 @@
+//! The container engine as the rest of the crate sees it: a trait, and plain types.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::node::Labels;
+
+/// How long a call to the engine may take until it answers.
+pub const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A container's full id. A name can be given to another container; an id never is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContainerId(pub String);
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.get(..12).unwrap_or(&self.0))
+    }
+}
+
+/// What the engine says of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, without the slash that Docker puts before it.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its state.
+    pub state: State,
+    /// Whether it has a restart policy, so that an engine that starts may start it again.
+    pub restarts: bool,
+    /// When it was last started, by the engine's clock.
+    pub started_at: Option<SystemTime>,
+}
+
+/// A container's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Made, and not started yet.
+    Created,
+    /// Its processes run.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// It ended, and the engine is about to start it again.
+    Restarting,
+    /// Its files are being removed.
+    Removing,
+    /// It ended.
+    Exited {
+        /// The exit code of its first process.
+        code: i64,
+        /// Whether the kernel killed a process of it for want of memory.
+        oom: bool,
+    },
+    /// It ended, and could not be cleaned up.
+    Dead,
+    /// A state that this version does not know; never taken for running.
+    Other(String),
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// How many bytes of output are kept, of each stream; the rest is read and thrown away.
+    pub cap: usize,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Its standard output, up to the cap.
+    pub stdout: Vec<u8>,
+    /// Its standard error, up to the cap.
+    pub stderr: Vec<u8>,
+    /// Its exit code. An engine that says none (the command never started) is an error instead.
+    pub code: i64,
+}
+
+/// A container engine.
+///
+/// Every call has a time limit of its own and honours an earlier `by`. Dropping a call's future
+/// gives it up.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// The container of that name or id; `None` if there is none.
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError>;
+
+    /// How many processes run in the container, without starting one.
+    async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, RuntimeError>;
+
+    /// Starts a command in a running container, as root.
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        exec: Exec,
+        by: Instant,
+    ) -> Result<Box<dyn RunningExec>, RuntimeError>;
+}
+
+/// A command that was started in a container. Dropping this closes the command's standard input,
+/// which is how a command learns that nobody waits for it any more: an engine cannot end an exec
+/// (moby#35703).
+#[async_trait]
+pub trait RunningExec: Send {
+    /// Waits for the command's end.
+    ///
+    /// [`RuntimeError::TimedOut`] if it has not ended by then, and [`RuntimeError::NotRunning`] as
+    /// soon as its container is seen not to be running any more.
+    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError>;
+}
+
+/// Why a call to the engine gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RuntimeError {
+    /// Nobody answers.
+    #[error("{action}: the engine at {engine} cannot be reached: {cause}")]
+    Unreachable {
+        /// What was asked, and of what.
+        action: String,
+        /// The engine's address.
+        engine: String,
+        /// What the connection died of.
+        cause: String,
+    },
+    /// No answer in time.
+    #[error("{action}: the engine has not answered within {}", seconds(*limit))]
+    TimedOut {
+        /// What was asked, and of what.
+        action: String,
+        /// The time it was given.
+        limit: Duration,
+    },
+    /// The engine answered with an error.
+    #[error("{action}: the engine says: {message}")]
+    Refused {
+        /// What was asked, and of what.
+        action: String,
+        /// The engine's own words.
+        message: String,
+    },
+    /// The engine answered something that is no answer.
+    #[error("{action}: the engine's answer makes no sense: {cause}")]
+    Garbled {
+        /// What was asked, and of what.
+        action: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The container is not there, is not running, or stopped doing so in the middle of the call.
+    #[error("{action}: the container is not running")]
+    NotRunning {
+        /// What was asked, and of what.
+        action: String,
+    },
+    /// The container has no such command, or cannot run it.
+    #[error("{action}: {message}")]
+    CannotRun {
+        /// What was asked, and of what.
+        action: String,
+        /// The engine's own words.
+        message: String,
+    },
+}
+
+/// A duration for people: `10s`, `0.25s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{}s", (duration.as_secs_f64() * 1000.0).round() / 1000.0)
+}

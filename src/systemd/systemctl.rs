@@ -1,0 +1,266 @@
+//! systemd asked by its own program: one script for everything that a look needs, and the reading
+//! of what it prints.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    text::{Detail, clean},
+    unit::{SystemdLook, Unit},
+};
+
+/// The most failed units that a look names.
+const FAILED_UNITS: usize = 5;
+
+/// Prints the system's state, the units named as arguments, and the journal's end of those that have
+/// failed if the first argument says so. Each line starts with what it is.
+///
+/// The uptime comes first: whatever is reckoned from it is then older, never younger, than it seems.
+pub(crate) const SCRIPT: &str = r#"
+journal=$1; shift
+IFS=' ' read -r up _ </proc/uptime && echo "uptime $up"
+system=$(systemctl is-system-running 2>&1)
+echo "system $system"
+if [ "$system" = degraded ]; then
+  systemctl list-units --state=failed --plain --no-legend --no-pager |
+    while IFS=' ' read -r unit _; do echo "failed $unit"; done
+fi
+id= failed=
+tail_of() { journalctl --quiet --no-pager --lines=20 --unit="$1" 2>&1 | tail -c 8192 | sed 's/^/journal /'; echo; }
+end() { if [ "$failed$journal" = yesyes ]; then tail_of "$id"; fi; id= failed=; }
+{ systemctl show --property=Id,LoadState,ActiveState,SubState,Result,Type,MainPID,InvocationID,Job,ConditionResult,ConditionTimestampMonotonic,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic -- "$@" 2>&1; echo; } |
+  while IFS= read -r line; do
+    echo "unit $line"
+    case $line in
+      Id=*) id=${line#Id=} ;;
+      ActiveState=failed) failed=yes ;;
+      MainPID=[1-9]*) { IFS= read -r stat <"/proc/${line#MainPID=}/stat" && echo "stat $stat"; } 2>/dev/null ;;
+      '') end ;;
+    esac
+  done
+"#;
+
+/// Reads what the script printed for these units.
+///
+/// Whatever is not understood makes an error that quotes it: a node may print anything.
+pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdLook, String> {
+    let mut uptime = None;
+    let mut system = None;
+    let mut failed_units = Vec::new();
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut block = Block::default();
+    let mut complaint = None;
+
+    for line in output.lines() {
+        let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match what {
+            "uptime" => uptime = centiseconds(rest),
+            "system" => system = Some(clean(rest, false)),
+            "failed" if failed_units.len() < FAILED_UNITS => failed_units.push(clean(rest, false)),
+            "unit" if rest.is_empty() => {
+                if !block.unit.id.is_empty() {
+                    blocks.push(std::mem::take(&mut block));
+                }
+            }
+            "unit" => {
+                if !block.property(rest) && complaint.is_none() {
+                    complaint = Some(rest);
+                }
+            }
+            "stat" => block.process_start = start_ticks(rest),
+            "journal" => {
+                if let Some(last) = blocks.last_mut() {
+                    last.journal.push_str(rest);
+                    last.journal.push('\n');
+                }
+            }
+            _ => {}
+        }
+    }
+
+    let system = system.unwrap_or_default();
+    if blocks.len() != asked.len() {
+        let said = complaint.unwrap_or(if system.is_empty() {
+            "nothing"
+        } else {
+            &system
+        });
+        return Err(said.to_owned());
+    }
+    let units: BTreeMap<_, _> = asked
+        .iter()
+        .zip(blocks)
+        .map(|(name, block)| ((*name).to_owned(), block.finish(uptime)))
+        .collect();
+    Ok(SystemdLook {
+        system,
+        failed_units,
+        units,
+    })
+}
+
+/// One unit's lines.
+#[derive(Default)]
+struct Block {
+    unit: Unit,
+    active_enter: u64,
+    condition_met: bool,
+    condition_tried: bool,
+    process_start: Option<u64>,
+    journal: String,
+}
+
+impl Block {
+    /// Takes a `Key=Value`; false if it is none.
+    fn property(&mut self, line: &str) -> bool {
+        let Some((key, value)) = line.split_once('=') else {
+            return false;
+        };
+        let word = || clean(value, false);
+        let number = || value.parse::<u64>().unwrap_or(0);
+        match key {
+            "Id" => self.unit.id = word(),
+            "LoadState" => self.unit.load = word(),
+            "ActiveState" => self.unit.active = word(),
+            "SubState" => self.unit.sub = word(),
+            "Result" => self.unit.result = word(),
+            "Type" => self.unit.kind = word(),
+            "MainPID" => self.unit.main_pid = value.parse().unwrap_or(0),
+            "InvocationID" => self.unit.invocation = word(),
+            "Job" => self.unit.job = number() != 0,
+            "ConditionResult" => self.condition_met = value == "yes",
+            "ConditionTimestampMonotonic" => self.condition_tried = number() != 0,
+            "ActiveEnterTimestampMonotonic" => self.active_enter = number(),
+            "StateChangeTimestampMonotonic" => self.unit.changed = number(),
+            _ => {}
+        }
+        true
+    }
+
+    fn finish(self, uptime: Option<u64>) -> Unit {
+        let age = uptime.and_then(|uptime| {
+            // Two clocks have to agree. The unit's is CLOCK_MONOTONIC, which stands still while the
+            // host sleeps, where uptime does not: it alone could seem older than it is. The
+            // process's start is counted as uptime is, but is not the unit's own.
+            let unit = uptime.checked_sub(self.active_enter.div_ceil(10_000))?;
+            let process = uptime.checked_sub(self.process_start? + 1)?;
+            Some(Duration::from_millis(10 * unit.min(process)))
+        });
+        Unit {
+            age,
+            condition_failed: self.condition_tried && !self.condition_met,
+            journal: Detail::new(self.journal),
+            ..self.unit
+        }
+    }
+}
+
+/// `1027.25` as hundredths of a second.
+fn centiseconds(uptime: &str) -> Option<u64> {
+    let (whole, hundredths) = uptime.trim().split_once('.')?;
+    let hundredths: u64 = hundredths.get(..2)?.parse().ok()?;
+    whole
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(100)?
+        .checked_add(hundredths)
+}
+
+/// The start time in /proc/PID/stat (proc(5), field 22), in clock ticks: hundredths of a second for
+/// every program on Linux. The fields are counted from behind the name, which may hold anything.
+fn start_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Debian 12, systemd 252: slurmd has been up for 5 s, munge has failed, the third is unknown.
+    const BOOKWORM: &str = "\
+uptime 1010.25
+system degraded
+failed munge.service
+unit Type=simple
+unit MainPID=44
+stat 44 (slurm) d) S 1 44 44 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 100513 1 1 1
+unit Id=slurmd.service
+unit LoadState=loaded
+unit ActiveState=active
+unit SubState=running
+unit StateChangeTimestampMonotonic=1005138065
+unit ActiveEnterTimestampMonotonic=1005138065
+unit Job=
+unit ConditionResult=yes
+unit 
+unit Type=forking
+unit MainPID=0
+unit Result=exit-code
+unit Id=munge.service
+unit LoadState=loaded
+unit ActiveState=failed
+unit SubState=failed
+unit Job=
+unit 
+journal Nov 22 munged[9]: Error: Failed to open keyfile
+journal Nov 22 systemd[1]: munge.service: Failed with result 'exit-code'.
+
+unit Id=nope.service
+unit LoadState=not-found
+unit ActiveState=inactive
+unit SubState=dead
+unit Job=17
+unit ";
+
+    #[test]
+    fn what_a_real_systemctl_prints_is_read() {
+        let asked = ["slurmd.service", "munge.service", "nope.service"];
+        let look = parse(BOOKWORM, &asked).unwrap();
+        assert_eq!(look.system, "degraded");
+        assert_eq!(look.failed_units, ["munge.service"]);
+
+        let slurmd = &look.units["slurmd.service"];
+        assert!(slurmd.is_active() && !slurmd.tells());
+        assert_eq!(slurmd.main_pid, 44);
+        assert_eq!(slurmd.age, Some(Duration::from_millis(5_110)));
+
+        let munge = &look.units["munge.service"];
+        assert!(munge.is_failed());
+        assert_eq!(
+            munge.describe().as_str(),
+            "munge.service is failed (result: exit-code)"
+        );
+        assert!(munge.journal.as_str().ends_with("'exit-code'."));
+        assert!(slurmd.journal.is_empty());
+
+        let nope = &look.units["nope.service"];
+        assert!(!nope.exists() && nope.job);
+    }
+
+    #[test]
+    fn a_node_without_a_bus_is_quoted() {
+        let output = "uptime 1.00\nsystem offline\nunit Failed to connect to bus: No such file or directory\nunit \n";
+        assert_eq!(
+            parse(output, &["munge.service"]),
+            Err("Failed to connect to bus: No such file or directory".to_owned())
+        );
+        assert_eq!(parse("", &["munge.service"]), Err("nothing".to_owned()));
+    }
+
+    #[test]
+    fn a_host_that_slept_makes_no_unit_look_old() {
+        // The monotonic clock says 3 s, uptime 1000 s more; the process started 0.1 s ago.
+        let output = "uptime 1003.10\nunit Id=a\nunit ActiveEnterTimestampMonotonic=3000000\n\
+            stat 4 (a) S 1 1 1 0 1 1 1 0 0 0 0 0 0 0 20 0 1 0 100300 1 1\nunit \n";
+        let look = parse(output, &["a"]).unwrap();
+        assert_eq!(look.units["a"].age, Some(Duration::from_millis(90)));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_be_printed(output in "((uptime|system|unit|stat|journal|failed) ?[ -~]{0,40}\n){0,12}") {
+            let _ = parse(&output, &["a", "b"]);
+        }
+    }
+}

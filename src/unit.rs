@@ -1,0 +1,114 @@
+//! What systemd says of a node, as plain types: the state of the system, and of units.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::text::{Detail, Reason};
+
+/// What is asked about systemd: its own state always, and these units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitQuestion {
+    /// Names of units.
+    pub units: Vec<&'static str>,
+    /// Whether the end of the journal of failed units is read.
+    pub journal: bool,
+}
+
+/// What systemd said in one look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemdLook {
+    /// The state of the system as a whole, in systemd's own word: `starting`, `running`,
+    /// `degraded` and others (systemctl(1), `is-system-running`).
+    pub system: String,
+    /// The failed units, if the system is degraded: the first few.
+    pub failed_units: Vec<String>,
+    /// The units that were asked for, by the name that was asked.
+    pub units: BTreeMap<String, Unit>,
+}
+
+/// A unit, as systemd describes it (org.freedesktop.systemd1(5)).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unit {
+    /// Its real name: `ssh.service` where `sshd.service`, an alias, was asked for.
+    pub id: String,
+    /// `LoadState`: loaded, not-found, masked and others.
+    pub load: String,
+    /// `ActiveState`: active, reloading, inactive, failed, activating, deactivating and others.
+    pub active: String,
+    /// `SubState`, the unit type's own finer state: running, dead, auto-restart and others.
+    pub sub: String,
+    /// `Result`: success, exit-code, timeout and others.
+    pub result: String,
+    /// `Type` of a service: simple, exec, forking, notify and others.
+    pub kind: String,
+    /// `MainPID` in the node's own numbers; zero if there is none.
+    pub main_pid: u32,
+    /// `InvocationID`: another one for each start.
+    pub invocation: String,
+    /// Whether a job is queued for it.
+    pub job: bool,
+    /// `ConditionResult` is no, and a start was tried: a condition of the unit kept it from
+    /// starting.
+    pub condition_failed: bool,
+    /// `StateChangeTimestampMonotonic`, in microseconds of the node's clock: equal in two looks only
+    /// if nothing changed in between.
+    pub changed: u64,
+    /// For how long it has been active under the same main process, at least; `None` if the node
+    /// gives no clocks to tell it by.
+    pub age: Option<Duration>,
+    /// The end of its journal, if it has failed and journals are read.
+    pub journal: Detail,
+}
+
+impl Unit {
+    /// Whether systemd knows a unit of that name.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.load != "not-found" && !self.load.is_empty()
+    }
+
+    /// Active, in the sense of `systemctl is-active`: a unit that reloads is up.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
+    }
+
+    /// Failed, and not on its way to another start.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.active == "failed" && !self.job
+    }
+
+    /// Whether being active proves anything: systemd calls a unit of these types active as soon as
+    /// its process is forked, before that could fail (systemd.service(5), `Type=`).
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        !matches!(self.kind.as_str(), "simple" | "exec" | "idle")
+    }
+
+    /// The state in words, as a reason has it.
+    #[must_use]
+    pub fn describe(&self) -> Reason {
+        let Self {
+            id,
+            active,
+            sub,
+            result,
+            ..
+        } = self;
+        Reason::new(match self.load.as_str() {
+            "masked" => format!("{id} is masked"),
+            "not-found" | "" => format!("{id} does not exist in the node"),
+            "loaded" => match active.as_str() {
+                "failed" if result != "success" && !result.is_empty() => {
+                    format!("{id} is failed (result: {result})")
+                }
+                "inactive" if self.condition_failed => format!(
+                    "{id} is inactive: a condition of its unit file is not met (a missing configuration file, say)"
+                ),
+                _ if active == sub || sub.is_empty() => format!("{id} is {active}"),
+                _ => format!("{id} is {active} ({sub})"),
+            },
+            load => format!("{id} cannot be loaded ({load})"),
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! One look at a node: its container once, its units once, and whatever else its probes ask.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    environment::Environment,
+    link::{ExecGate, Link, LinkError, exec::ExecLink},
+    node::{Identity, LabelKeys, NodeName, Role, Visibility},
+    probe::{
+        Ask, CouldNotLook, Finding, Means, Outcome, Probe, container, find_unit, judge_systemd,
+        judge_unit,
+    },
+    runtime::{Container, Runtime, RuntimeError, State},
+    unit::{SystemdLook, Unit, UnitQuestion},
+};
+
+/// For how long after a container's start it is looked at without exec first: an exec before systemd
+/// has set up its cgroups can break the node's boot (kind#2409).
+const YOUNG: Duration = Duration::from_secs(5);
+
+/// What every look needs: the engine, and the server's own settings.
+#[derive(Clone)]
+pub(crate) struct Sight {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) gate: Arc<ExecGate>,
+    pub(crate) environment: Environment,
+    pub(crate) labels: LabelKeys,
+    pub(crate) visibility: Visibility,
+    pub(crate) journal: bool,
+}
+
+impl Sight {
+    /// The container that the name means, if there is one that the identity may look at.
+    pub(crate) async fn container(
+        &self,
+        identity: &Identity,
+        node: &NodeName,
+        by: Instant,
+    ) -> Result<Option<Container>, RuntimeError> {
+        let found = self.runtime.inspect(node.as_str(), by).await?;
+        Ok(found.filter(|container| {
+            node.names(&container.id.0, &container.name)
+                && self.visibility.allows(identity, &container.labels)
+        }))
+    }
+
+    /// The role that the container's label gives it; an error is what `container` has to say then.
+    pub(crate) fn role(
+        &self,
+        node: &NodeName,
+        container: &Container,
+    ) -> Result<Option<Role>, Outcome> {
+        let key = &self.labels.role;
+        match container.labels.get(key) {
+            None => Ok(None),
+            Some(value) => value
+                .parse()
+                .map(Some)
+                .map_err(|_| self::container::bad_role(node, key, value)),
+        }
+    }
+
+    /// Starts a look at a container. All units that these probes need are then asked for at once.
+    pub(crate) fn look<'a>(
+        &'a self,
+        identity: &'a Identity,
+        node: &'a NodeName,
+        container: Container,
+        probes: &[Probe],
+        depth: Depth,
+    ) -> Look<'a> {
+        let names = |probe: &Probe| match probe.means() {
+            Ok(Means::Unit(names) | Means::UnitAnswers(names, _)) => *names,
+            Ok(Means::Answers(names, _)) if depth == Depth::Units => *names,
+            _ => &[],
+        };
+        // A set: the same unit is asked for once, and always in the same order.
+        let units: BTreeSet<_> = probes.iter().flat_map(names).copied().collect();
+        let link = ExecLink::new(
+            Arc::clone(&self.runtime),
+            Arc::clone(&self.gate),
+            self.environment.clone(),
+            container.id.clone(),
+        );
+        Look {
+            sight: self,
+            identity,
+            node,
+            container,
+            link: Box::new(link),
+            question: UnitQuestion {
+                units: units.into_iter().collect(),
+                journal: self.journal,
+            },
+            systemd: None,
+            depth,
+        }
+    }
+}
+
+/// How deep a look goes where a service is both a unit and something that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// As a probe has it: sshd by its banner.
+    Answers,
+    /// As a snapshot has it: sshd by its unit.
+    Units,
+}
+
+/// One look at one node.
+pub(crate) struct Look<'a> {
+    sight: &'a Sight,
+    identity: &'a Identity,
+    node: &'a NodeName,
+    container: Container,
+    link: Box<dyn Link>,
+    question: UnitQuestion,
+    systemd: Option<Result<SystemdLook, LinkError>>,
+    depth: Depth,
+}
+
+/// What one probe found, and how the node was reached for it.
+pub(crate) struct Found {
+    pub(crate) finding: Finding,
+    pub(crate) via: &'static str,
+}
+
+/// The way of a finding that only asked the engine.
+pub(crate) const ENGINE: &str = "engine";
+
+impl Look<'_> {
+    /// Runs one probe. Whatever the node keeps back is a finding; whatever kept us from looking is an
+    /// error.
+    pub(crate) async fn probe(
+        &mut self,
+        probe: &Probe,
+        by: Instant,
+    ) -> Result<Found, CouldNotLook> {
+        let standing = container::judge(self.node, &self.container);
+        if probe.is_container() || !standing.is_passed() {
+            return Ok(Found {
+                finding: Finding::Clear(standing),
+                via: ENGINE,
+            });
+        }
+        let found = match probe.means() {
+            Ok(means) => self.builtin(means, by).await,
+            Err(custom) => {
+                let outcome = custom.check(self.node.clone()).await?;
+                return Ok(Found {
+                    finding: Finding::Clear(outcome),
+                    via: "",
+                });
+            }
+        };
+        let via = self.link.via();
+        match found {
+            Ok(finding) => Ok(Found { finding, via }),
+            Err(LinkError::NotRunning) => self.stopped(by).await,
+            Err(error @ (LinkError::Slow { .. } | LinkError::Node(_))) => Ok(Found {
+                finding: Finding::failed(error.to_string()),
+                via,
+            }),
+            Err(error @ (LinkError::Runtime(_) | LinkError::Busy { .. })) => {
+                Err(CouldNotLook::new(error.to_string()))
+            }
+        }
+    }
+
+    async fn builtin(&mut self, means: &Means, by: Instant) -> Result<Finding, LinkError> {
+        match means {
+            Means::Container => Ok(Finding::passed()),
+            Means::Systemd => {
+                let look = self.systemd(by).await?;
+                Ok(Finding::Clear(judge_systemd(look)))
+            }
+            Means::Unit(names) => Ok(judge_unit(self.unit(names, by).await?)),
+            Means::Answers(names, _) if self.depth == Depth::Units && !names.is_empty() => {
+                Ok(judge_unit(self.unit(names, by).await?))
+            }
+            Means::UnitAnswers(names, ask) => {
+                let unit = self.unit(names, by).await?;
+                // Where there is no such unit, whoever answers is what counts.
+                if unit.exists() && !unit.is_active() {
+                    return Ok(judge_unit(unit));
+                }
+                self.answer(ask, by).await
+            }
+            Means::Answers(_, ask) => self.answer(ask, by).await,
+        }
+    }
+
+    async fn answer(&self, ask: &Ask, by: Instant) -> Result<Finding, LinkError> {
+        self.settled(by).await?;
+        let answer = self.link.ask(&ask.question, by).await?;
+        Ok((ask.judge)(&answer))
+    }
+
+    async fn unit(&mut self, names: &[&str], by: Instant) -> Result<&Unit, LinkError> {
+        let look = self.systemd(by).await?;
+        find_unit(look, names).ok_or_else(|| {
+            LinkError::Node(format!("systemd does not say how {} is", names.join(", ")))
+        })
+    }
+
+    /// What systemd says; asked once in a look.
+    async fn systemd(&mut self, by: Instant) -> Result<&SystemdLook, LinkError> {
+        if self.systemd.is_none() {
+            self.systemd = Some(match self.settled(by).await {
+                Ok(()) => self.link.systemd(&self.question, by).await,
+                Err(error) => Err(error),
+            });
+        }
+        match &self.systemd {
+            Some(Ok(look)) => Ok(look),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(LinkError::Node("systemd was not asked".to_owned())),
+        }
+    }
+
+    /// Keeps execs out of a container whose systemd has only just started: it starts its first
+    /// process once its cgroups are made.
+    async fn settled(&self, by: Instant) -> Result<(), LinkError> {
+        let age = |start: SystemTime| self.sight.environment.wall().duration_since(start);
+        let young = self.container.started_at.and_then(|start| age(start).ok());
+        if young.is_none_or(|age| age >= YOUNG) {
+            return Ok(());
+        }
+        match self.sight.runtime.processes(&self.container.id, by).await {
+            Ok(0 | 1) => Err(LinkError::Node(
+                "systemd is only starting: no other process runs in the container yet".to_owned(),
+            )),
+            Ok(_) => Ok(()),
+            Err(RuntimeError::NotRunning { .. }) => Err(LinkError::NotRunning),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The container stopped running under the look: what it is now decides.
+    async fn stopped(&mut self, by: Instant) -> Result<Found, CouldNotLook> {
+        let now = self.sight.container(self.identity, self.node, by).await?;
+        let outcome = match now {
+            Some(now) if now.id == self.container.id => {
+                self.container = now;
+                match &self.container.state {
+                    State::Running => Outcome::failed(format!(
+                        "container {} stopped and runs again while it was looked at",
+                        self.node
+                    )),
+                    _ => container::judge(self.node, &self.container),
+                }
+            }
+            _ => container::missing(self.node, true),
+        };
+        Ok(Found {
+            finding: Finding::Clear(outcome),
+            via: ENGINE,
+        })
+    }
+
+    /// Whether the container runs, as far as this look has seen.
+    pub(crate) fn runs(&self) -> bool {
+        self.container.state == State::Running
+    }
+
+    /// Lets the units be asked for anew, for a second look.
+    pub(crate) fn again(&mut self) {
+        self.systemd = None;
+    }
+}

@@ -1,0 +1,434 @@
+//! One node's life, followed by one task for as long as somebody needs it.
+//!
+//! ```text
+//!          ┌──────────── nudged, or the interval is over, or a finding is due ───────────┐
+//!          ▼                                                                             │
+//!   inspect ─▶ probes in order, up to the first that does not pass ─▶ publish ─▶ sleep ──┘
+//! ```
+//!
+//! What is published is the newest state, through a watch channel: a reader that is slow misses
+//! states, never the last. While a probe that has never answered is being asked, that is published
+//! too (not `settled`), so that there is a reason at every moment.
+
+pub(crate) mod look;
+pub(crate) mod second;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+pub(crate) use look::{Depth, Sight};
+
+use crate::{
+    environment::{Environment, Task},
+    node::{Identity, NodeName, Role},
+    probe::{CouldNotLook, Finding, Outcome, Probe, container},
+    report::{ProbeReport, ProbeResult, Trigger},
+    runtime::{CALL_LIMIT, Container, ContainerId, State},
+    text::{Detail, Reason},
+};
+use look::{ENGINE, Found, Look};
+use second::Memory;
+
+/// How long after an engine's return a container that it starts again may take: until then, having
+/// ended is not the end.
+const RETURN: Duration = Duration::from_secs(10);
+
+/// How long one probe may take in all. Every call that it makes has a shorter limit of its own; this
+/// one only keeps a probe from adding up too many.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What to follow.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) identity: Identity,
+    pub(crate) node: NodeName,
+    /// The role, if the client gave one.
+    pub(crate) role: Option<Role>,
+    /// The probes, if they are not the role's own.
+    pub(crate) probes: Option<Vec<Probe>>,
+    /// The delay between two looks.
+    pub(crate) interval: Duration,
+}
+
+/// The newest state of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) role: Option<Role>,
+    pub(crate) probes: Vec<ProbeReport>,
+    pub(crate) trigger: Trigger,
+    pub(crate) round: u64,
+    /// When the look that this comes from started.
+    pub(crate) started: Instant,
+    /// Since when every look has found every probe passed: the end of the first such look.
+    pub(crate) passed_since: Option<Instant>,
+    /// Whether the look is over.
+    pub(crate) settled: bool,
+}
+
+/// A node that is being followed; dropping this ends that.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    pub(crate) published: watch::Receiver<Arc<Published>>,
+    nudge: Arc<Notify>,
+    _task: Task,
+}
+
+impl Watcher {
+    /// Starts to follow a node.
+    pub(crate) fn start(sight: Sight, target: Target) -> Self {
+        let environment = sight.environment.clone();
+        let mut life = Life::new(sight, target);
+        let published = life.published.subscribe();
+        let nudge = Arc::clone(&life.nudge);
+        let task = environment.spawn(async move { life.run().await });
+        Self {
+            published,
+            nudge,
+            _task: task,
+        }
+    }
+
+    /// Asks for another look, now.
+    pub(crate) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+}
+
+struct Life {
+    sight: Sight,
+    target: Target,
+    published: watch::Sender<Arc<Published>>,
+    nudge: Arc<Notify>,
+    state: Published,
+    /// The container that was last seen.
+    seen: Option<ContainerId>,
+    memory: Memory,
+    /// Until when a container that has ended may be started again by an engine that came back;
+    /// none while the engine has never been out of reach.
+    engine_back: Option<EngineBack>,
+    /// When a finding of this round wants to be looked at again.
+    again: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum EngineBack {
+    NotYet,
+    Since(Instant),
+}
+
+impl Life {
+    fn new(sight: Sight, target: Target) -> Self {
+        let environment = &sight.environment;
+        let probes = target
+            .probes
+            .clone()
+            .unwrap_or_else(|| Probe::of_role(target.role));
+        let mut state = Published {
+            role: target.role,
+            probes: Vec::new(),
+            trigger: Trigger::Initial,
+            round: 0,
+            started: environment.now(),
+            passed_since: None,
+            settled: false,
+        };
+        state.probes = Round::unanswered(environment, &probes);
+        Self {
+            published: watch::Sender::new(Arc::new(state.clone())),
+            nudge: Arc::default(),
+            sight,
+            target,
+            state,
+            seen: None,
+            memory: Memory::default(),
+            engine_back: None,
+            again: None,
+        }
+    }
+
+    async fn run(&mut self) {
+        let environment = self.sight.environment.clone();
+        loop {
+            self.round().await;
+            let mut next = environment.now() + environment.jitter(self.target.interval);
+            if let Some(again) = self.again.take() {
+                next = next.min(again);
+            }
+            tokio::select! {
+                () = environment.sleep_until(next) => {}
+                () = self.nudge.notified() => {}
+            }
+            self.state.trigger = Trigger::Poll;
+        }
+    }
+
+    /// One look, from the container to the first probe that does not pass.
+    async fn round(&mut self) {
+        let environment = self.sight.environment.clone();
+        self.state.round += 1;
+        self.state.started = environment.now();
+
+        let inspected = self.inspect().await;
+        let mut round = match inspected {
+            Ok(Ok(container)) => {
+                let role = self.role(&container);
+                let probes = self.probes(role.clone().ok().flatten());
+                let mut round = Round::new(&environment, &self.state.probes, probes);
+                self.state.role = role.clone().ok().flatten();
+                self.run_probes(&mut round, container, role.err()).await;
+                round
+            }
+            // Nothing of the node can be looked at: the first probe says why.
+            other => {
+                let probes = self.probes(self.state.role);
+                let mut round = Round::new(&environment, &self.state.probes, probes);
+                match other {
+                    Ok(Err(missing)) => {
+                        round.settle(ProbeResult::Looked(missing), Detail::default(), ENGINE)
+                    }
+                    Err(CouldNotLook(reason)) => {
+                        round.settle(ProbeResult::Unknown(reason), Detail::default(), "");
+                    }
+                    Ok(Ok(_)) => {}
+                }
+                round
+            }
+        };
+        round.skip_rest();
+        self.state.probes = round.reports;
+
+        // A node without a probe would have proved nothing.
+        let mut reports = self.state.probes.iter();
+        let passed = reports.len() > 0 && reports.all(|report| report.result.is_passed());
+        self.state.passed_since = match self.state.passed_since {
+            Some(since) if passed => Some(since),
+            _ => passed.then(|| environment.now()),
+        };
+        self.state.settled = true;
+        self.publish();
+    }
+
+    /// The container, or what stands in its place.
+    async fn inspect(&mut self) -> Result<Result<Container, Outcome>, CouldNotLook> {
+        let Target { identity, node, .. } = &self.target;
+        let by = self.sight.environment.now() + CALL_LIMIT;
+        let found = self.sight.container(identity, node, by).await;
+        let now = self.sight.environment.now();
+        self.engine_back = match (&found, self.engine_back) {
+            (Err(_), _) => Some(EngineBack::NotYet),
+            (Ok(_), Some(EngineBack::NotYet)) => Some(EngineBack::Since(now)),
+            (Ok(_), kept) => kept,
+        };
+        let Some(container) = found? else {
+            return Ok(Err(container::missing(node, self.seen.is_some())));
+        };
+        if self.seen.as_ref() != Some(&container.id) {
+            // Another container under the same name: nothing of the old one carries over.
+            self.seen = Some(container.id.clone());
+            self.memory = Memory::default();
+            self.state.passed_since = None;
+        }
+        if let Some(waiting) = self.starts_again(&container, now) {
+            return Ok(Err(waiting));
+        }
+        Ok(Ok(container))
+    }
+
+    /// What an ended container is while an engine that came back may still start it again.
+    fn starts_again(&self, container: &Container, now: Instant) -> Option<Outcome> {
+        let Some(EngineBack::Since(back)) = self.engine_back else {
+            return None;
+        };
+        let ended = matches!(container.state, State::Exited { .. } | State::Dead);
+        if !(ended && container.restarts && now < back + RETURN) {
+            return None;
+        }
+        let outcome = container::judge(&self.target.node, container);
+        let ended = outcome.reason().map_or("", Reason::as_str);
+        Some(Outcome::failed(format!(
+            "{ended}; the engine came back and may start it again"
+        )))
+    }
+
+    fn role(&self, container: &Container) -> Result<Option<Role>, Outcome> {
+        match self.target.role {
+            Some(role) => Ok(Some(role)),
+            None => self.sight.role(&self.target.node, container),
+        }
+    }
+
+    fn probes(&self, role: Option<Role>) -> Vec<Probe> {
+        self.target
+            .probes
+            .clone()
+            .unwrap_or_else(|| Probe::of_role(role))
+    }
+
+    async fn run_probes(
+        &mut self,
+        round: &mut Round,
+        container: Container,
+        bad_role: Option<Outcome>,
+    ) {
+        let environment = self.sight.environment.clone();
+        // The look borrows what it needs for as long as it lasts; this publishes besides.
+        let sight = self.sight.clone();
+        let Target { identity, node, .. } = self.target.clone();
+        let mut look = sight.look(&identity, &node, container, &round.probes, Depth::Answers);
+        while let Some(probe) = round.next() {
+            if round.awaits_first_answer() {
+                self.state.probes = round.so_far();
+                self.state.settled = false;
+                self.state.passed_since = None;
+                self.publish();
+            }
+            let start = environment.now();
+            let found = run_one(&mut look, &probe, start + PROBE_LIMIT, bad_role.as_ref()).await;
+            let span = (start, environment.now());
+            round.elapsed = span.1 - span.0;
+            match found {
+                Err(CouldNotLook(reason)) => {
+                    round.settle(ProbeResult::Unknown(reason), Detail::default(), "");
+                }
+                Ok(Found { finding, via }) => {
+                    let weighed = self.memory.weigh(probe.name(), finding, span);
+                    self.again = earlier(self.again, weighed.again);
+                    round.settle(ProbeResult::Looked(weighed.outcome), weighed.detail, via);
+                }
+            }
+        }
+    }
+
+    fn publish(&self) {
+        self.published.send_replace(Arc::new(self.state.clone()));
+    }
+}
+
+/// One probe; a label that names no role fails `container`.
+async fn run_one(
+    look: &mut Look<'_>,
+    probe: &Probe,
+    by: Instant,
+    bad_role: Option<&Outcome>,
+) -> Result<Found, CouldNotLook> {
+    let found = look.probe(probe, by).await?;
+    match (bad_role, &found.finding) {
+        (Some(outcome), Finding::Clear(Outcome::Passed(_))) if probe.is_container() => Ok(Found {
+            finding: Finding::Clear(outcome.clone()),
+            via: ENGINE,
+        }),
+        _ => Ok(found),
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// The reports of a round in the making, beside those of the round before.
+struct Round {
+    environment: Environment,
+    probes: Vec<Probe>,
+    before: Vec<ProbeReport>,
+    reports: Vec<ProbeReport>,
+    stopped: bool,
+    elapsed: Duration,
+}
+
+impl Round {
+    fn new(environment: &Environment, before: &[ProbeReport], probes: Vec<Probe>) -> Self {
+        Self {
+            environment: environment.clone(),
+            before: before.to_vec(),
+            reports: Vec::with_capacity(probes.len()),
+            probes,
+            stopped: false,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// The reports of a node that has not been looked at.
+    fn unanswered(environment: &Environment, probes: &[Probe]) -> Vec<ProbeReport> {
+        let mut round = Self::new(environment, &[], probes.to_vec());
+        round.unanswered_next();
+        round.skip_rest();
+        round.reports
+    }
+
+    /// The next probe to run, unless one has stopped the round.
+    fn next(&self) -> Option<Probe> {
+        (!self.stopped)
+            .then(|| self.probes.get(self.reports.len()).cloned())
+            .flatten()
+    }
+
+    fn known(&self, probe: &str) -> Option<&ProbeReport> {
+        self.before.iter().find(|report| report.probe == probe)
+    }
+
+    /// Whether the next probe has no answer of an earlier round that could stand until it has one.
+    fn awaits_first_answer(&self) -> bool {
+        self.next().is_some_and(|probe| {
+            let known = self.known(probe.name());
+            known.is_none_or(|report| matches!(report.result, ProbeResult::Skipped(_)))
+        })
+    }
+
+    /// Everything as it is while the next probe is being asked for the first time.
+    fn so_far(&self) -> Vec<ProbeReport> {
+        let mut round = Self::new(&self.environment, &self.before, self.probes.clone());
+        round.reports.clone_from(&self.reports);
+        round.unanswered_next();
+        round.skip_rest();
+        round.reports
+    }
+
+    fn unanswered_next(&mut self) {
+        if let Some(probe) = self.next() {
+            let reason = Reason::new(format!("{} has not answered yet", probe.asks()));
+            self.settle(ProbeResult::Unknown(reason), Detail::default(), "");
+        }
+    }
+
+    /// Takes the result of the next probe; what has not passed stops the round.
+    fn settle(&mut self, result: ProbeResult, detail: Detail, via: &'static str) {
+        self.stopped |= !result.is_passed();
+        self.report(result, detail, via);
+    }
+
+    fn skip_rest(&mut self) {
+        let Some(last) = self.reports.last().map(|report| report.probe.clone()) else {
+            return;
+        };
+        self.elapsed = Duration::ZERO;
+        while self.reports.len() < self.probes.len() {
+            let reason = Reason::new(format!("not looked at: {last} has not passed"));
+            self.report(ProbeResult::Skipped(reason), Detail::default(), "");
+        }
+    }
+
+    fn report(&mut self, result: ProbeResult, detail: Detail, via: &'static str) {
+        let Some(probe) = self.probes.get(self.reports.len()) else {
+            return;
+        };
+        let same = self
+            .known(probe.name())
+            .filter(|report| report.result.same_kind(&result));
+        let since = same.map_or_else(|| self.environment.wall(), |report| report.since);
+        self.reports.push(ProbeReport {
+            probe: probe.name().to_owned(),
+            result,
+            detail,
+            via,
+            elapsed: self.elapsed,
+            since,
+        });
+    }
+}
