@@ -1,0 +1,31 @@
+//! A client of the service: the generated code, and what it is made of.
+//!
+//! ```no_run
+//! use readyd::client::{NodeTarget, ReadinessServiceClient, WaitReadyRequest, wait_ready_response::Event};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // A Unix socket is named `unix:/run/readyd.sock`.
+//! let mut client = ReadinessServiceClient::connect("http://127.0.0.1:7323").await?;
+//! let request = WaitReadyRequest {
+//!     nodes: vec![NodeTarget { node: "sind-dev-controller".into(), ..Default::default() }],
+//!     ..Default::default()
+//! };
+//! let mut messages = client.wait_ready(request).await?.into_inner();
+//! // Ends with the result; a wait that did not end ready then gives an error status as well.
+//! while let Some(message) = messages.message().await? {
+//!     match message.event {
+//!         Some(Event::Node(node)) => println!("{}: {}", node.node, node.reason),
+//!         Some(Event::Result(result)) => println!("{:?}", result.verdict()),
+//!         None => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub use crate::pb::{
+    CheckRequest, CheckResponse, ClusterSelector, DESCRIPTORS, FailurePolicy, ListNodesRequest,
+    ListNodesResponse, NodeReport, NodeState, NodeTarget, Outcome, ProbeReport, Role,
+    SnapshotRequest, SnapshotResponse, Trigger, Verdict, WaitReadyRequest, WaitReadyResponse,
+    WaitResult, readiness_service_client::ReadinessServiceClient, wait_ready_response,
+};

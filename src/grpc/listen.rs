@@ -1,0 +1,282 @@
+//! Where a server listens.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use tokio::net::{TcpListener, UnixListener, lookup_host};
+
+/// An address to listen on: `HOST:PORT`, or `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP port of a host's addresses. Port 0 takes any free one.
+    Tcp(String),
+    /// A Unix socket, which only its owner may use (mode 0600).
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(address: &str) -> Result<Self, String> {
+        if let Some(path) = address.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err("unix: takes a path".to_owned());
+            }
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(address.to_owned()))
+            }
+            _ => Err(format!("{address:?} should be HOST:PORT or unix:PATH")),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why a server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Others than this machine could reach it, and nothing would protect it from them.
+    #[error(
+        "listening on {address} would let everyone who can reach {resolved} use this server, \
+         unencrypted and unauthenticated: listen on a loopback address or a Unix socket, or allow it \
+         with --insecure"
+    )]
+    Insecure {
+        /// The address as given.
+        address: String,
+        /// The address that is not loopback.
+        resolved: SocketAddr,
+    },
+    /// Another server listens there.
+    #[error("another server listens on unix:{}", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is something else than a socket.
+    #[error("{} exists, and is not a socket: it is not replaced", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system says no.
+    #[error("listening on {address}: {source}")]
+    Io {
+        /// The address as given.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a TCP port.
+    Tcp(TcpListener),
+    /// On a Unix socket.
+    Unix(UnixListener, SocketFile),
+}
+
+impl Listener {
+    /// Starts to listen. Addresses that are not loopback are refused unless `insecure`.
+    pub async fn bind(address: &ListenAddress, insecure: bool) -> Result<Self, ListenError> {
+        let io = |source| ListenError::Io {
+            address: address.to_string(),
+            source,
+        };
+        match address {
+            ListenAddress::Tcp(host) => {
+                let resolved: Vec<_> = lookup_host(host).await.map_err(io)?.collect();
+                let public = resolved
+                    .iter()
+                    .find(|resolved| !resolved.ip().is_loopback());
+                if let (Some(resolved), false) = (public, insecure) {
+                    return Err(ListenError::Insecure {
+                        address: host.clone(),
+                        resolved: *resolved,
+                    });
+                }
+                Ok(Self::Tcp(TcpListener::bind(&*resolved).await.map_err(io)?))
+            }
+            ListenAddress::Unix(path) => {
+                replaceable(path).map_err(|error| error.unwrap_or_else(io))?;
+                let listener = bind_private(path).map_err(io)?;
+                let file = SocketFile::new(path).map_err(io)?;
+                Ok(Self::Unix(listener, file))
+            }
+        }
+    }
+
+    /// The address in the form that a client takes: `http://…` or `unix:…`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("http://{address}"),
+                Err(_) => "http://?".to_owned(),
+            },
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+        }
+    }
+}
+
+/// Whether the path is free, or holds a socket that nobody listens on any more.
+fn replaceable(path: &Path) -> Result<(), Result<ListenError, io::Error>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Err(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(Ok(ListenError::NotASocket {
+            path: path.to_owned(),
+        })),
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => Err(Ok(ListenError::InUse {
+                path: path.to_owned(),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            Err(error) => Err(Err(error)),
+        },
+    }
+}
+
+/// Binds a socket that nobody else could use at any moment: it is made in a directory of its own,
+/// and moved into place once its mode is set.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let private = parent.join(format!(
+        ".readyd-{}-{:08x}",
+        std::process::id(),
+        fastrand::u32(..)
+    ));
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let made = private.join("s");
+    let bound = UnixListener::bind(&made).and_then(|listener| {
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&made, path)?;
+        Ok(listener)
+    });
+    let _ = fs::remove_file(&made);
+    let _ = fs::remove_dir(&private);
+    bound
+}
+
+/// The file of a Unix socket; it goes with this value, unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: identity(path)?,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_tcp_or_unix() {
+        assert_eq!(
+            "localhost:0".parse(),
+            Ok(ListenAddress::Tcp("localhost:0".into()))
+        );
+        assert_eq!(
+            "[::1]:7323".parse(),
+            Ok(ListenAddress::Tcp("[::1]:7323".into()))
+        );
+        assert_eq!("unix:/a/b".parse(), Ok(ListenAddress::Unix("/a/b".into())));
+        assert_eq!(
+            "unix:///a/b".parse(),
+            Ok(ListenAddress::Unix("/a/b".into()))
+        );
+        for bad in [
+            "",
+            "7323",
+            "localhost",
+            "localhost:",
+            ":7323",
+            "localhost:70000",
+            "unix:",
+        ] {
+            assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn listening_beyond_loopback_has_to_be_asked_for() {
+        let everywhere = ListenAddress::Tcp("0.0.0.0:0".to_owned());
+        let refused = Listener::bind(&everywhere, false).await.unwrap_err();
+        assert!(refused.to_string().contains("--insecure"), "{refused}");
+        assert!(Listener::bind(&everywhere, true).await.is_ok());
+        assert!(
+            Listener::bind(&ListenAddress::Tcp("127.0.0.1:0".into()), false)
+                .await
+                .is_ok()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_a_live_one_and_a_file_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("readyd.sock");
+        let address = ListenAddress::Unix(path.clone());
+
+        // A socket whose listener is gone, and whose file stayed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&address, false).await.unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+
+        let refused = Listener::bind(&address, false).await.unwrap_err();
+        assert!(matches!(refused, ListenError::InUse { .. }), "{refused}");
+        drop(listener);
+        assert!(!path.exists());
+
+        fs::write(&path, "mine").unwrap();
+        let refused = Listener::bind(&address, false).await.unwrap_err();
+        assert!(
+            matches!(refused, ListenError::NotASocket { .. }),
+            "{refused}"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+}

@@ -1,0 +1,21 @@
+//! The gRPC service: requests in, states out. A request is converted once, at the edge.
+//!
+//! ```text
+//! request ─ validate ─▶ engine ─▶ convert ─▶ response
+//!              │           │
+//!              └─ status ◀─┘
+//! ```
+
+mod convert;
+mod deadline;
+mod drain;
+mod listen;
+mod server;
+mod service;
+mod status;
+mod validate;
+
+pub use drain::{Drain, Drainer};
+pub use listen::{ListenAddress, ListenError, Listener};
+pub use server::{DRAIN_LIMIT, ServeError, Server};
+pub use service::{Limits, Service};

@@ -1,0 +1,209 @@
+//! The RPCs.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert, deadline,
+    drain::Drain,
+    status,
+    validate::{self, ValidWait},
+};
+use crate::{
+    engine::{Engine, EngineError, Wait, WaitEvent, WaitResult},
+    node::{Identity, NodeName},
+    pb::{self, readiness_service_server::ReadinessService},
+};
+
+/// How much a server takes on.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest that a wait may take; 10 minutes by default.
+    pub longest_wait: Duration,
+    /// How many waits are served at once; 20,000 by default.
+    pub waits: usize,
+    /// How many snapshots and checks are served at once; 1,000 by default.
+    pub looks: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            longest_wait: Duration::from_secs(600),
+            waits: 20_000,
+            looks: 1_000,
+        }
+    }
+}
+
+/// `readyd.v1.ReadinessService` over an engine.
+#[derive(Debug)]
+pub struct Service {
+    engine: Engine,
+    limits: Limits,
+    waits: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+    drain: Drain,
+}
+
+impl Service {
+    /// A service that takes no new calls, and ends its waits, once the drain has started.
+    #[must_use]
+    pub fn new(engine: Engine, limits: Limits, drain: Drain) -> Self {
+        Self {
+            engine,
+            waits: Arc::new(Semaphore::new(limits.waits)),
+            looks: Arc::new(Semaphore::new(limits.looks)),
+            limits,
+            drain,
+        }
+    }
+
+    fn admit(
+        &self,
+        to: &Arc<Semaphore>,
+        what: &str,
+        limit: usize,
+    ) -> Result<OwnedSemaphorePermit, Status> {
+        if self.drain.has_started() {
+            return Err(status::draining());
+        }
+        Arc::clone(to)
+            .try_acquire_owned()
+            .map_err(|_| status::full(what, limit))
+    }
+
+    /// Runs a look within the caller's deadline.
+    async fn look<T>(
+        &self,
+        left: Option<Duration>,
+        node: &NodeName,
+        probe: Option<&str>,
+        look: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, Status> {
+        let _permit = self.admit(&self.looks, "snapshots and checks", self.limits.looks)?;
+        let Some(left) = left else {
+            return look.await.map_err(|error| status::engine(&error));
+        };
+        match tokio::time::timeout(left, look).await {
+            Ok(looked) => looked.map_err(|error| status::engine(&error)),
+            Err(_) => Err(status::deadline(node, probe, left)),
+        }
+    }
+}
+
+/// The one identity there is, until there is authentication.
+fn identity<T>(_request: &Request<T>) -> Identity {
+    Identity::Local
+}
+
+#[tonic::async_trait]
+impl ReadinessService for Service {
+    async fn snapshot(
+        &self,
+        request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let (node, role) =
+            validate::snapshot(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
+        let identity = identity(&request);
+        let look = self.engine.snapshot(&identity, &node, role);
+        let left = deadline::of_caller(request.metadata());
+        let snapshot = self.look(left, &node, None, look).await?;
+        Ok(Response::new(convert::snapshot(&snapshot)))
+    }
+
+    async fn check(
+        &self,
+        request: Request<pb::CheckRequest>,
+    ) -> Result<Response<pb::CheckResponse>, Status> {
+        let check = validate::check(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
+        let identity = identity(&request);
+        let look = self.engine.check(
+            &identity,
+            &check.node,
+            &check.probe,
+            check.role,
+            check.limit,
+        );
+        let left = deadline::of_caller(request.metadata());
+        let report = self
+            .look(left, &check.node, Some(check.probe.name()), look)
+            .await?;
+        let report = Some(convert::probe_report(&report));
+        Ok(Response::new(pb::CheckResponse { report }))
+    }
+
+    type WaitReadyStream = WaitStream;
+
+    async fn wait_ready(
+        &self,
+        request: Request<pb::WaitReadyRequest>,
+    ) -> Result<Response<WaitStream>, Status> {
+        let left = deadline::of_caller(request.metadata());
+        let longest = left.map_or(self.limits.longest_wait, |left| {
+            left.min(self.limits.longest_wait)
+        });
+        let wait =
+            validate::wait(request.get_ref(), longest).map_err(|bad| status::invalid(&bad))?;
+        let ValidWait::Nodes(wait) = wait else {
+            return Err(status::unimplemented("waiting for a cluster by its labels"));
+        };
+        let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
+        let wait = self.engine.wait(&identity(&request), wait);
+        Ok(Response::new(messages(wait, self.drain.clone(), permit)))
+    }
+
+    async fn list_nodes(
+        &self,
+        _request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        Err(status::unimplemented("ListNodes"))
+    }
+}
+
+/// The messages of a wait, and the status behind them. Dropping it ends the wait, which is what
+/// happens when the client goes.
+type WaitStream = Pin<Box<dyn Stream<Item = Result<pb::WaitReadyResponse, Status>> + Send>>;
+
+/// Where a stream of messages is.
+enum Stage {
+    Waiting(Box<Wait>),
+    /// The result was sent; its status comes next.
+    Ending(Arc<WaitResult>),
+    Over,
+}
+
+fn messages(wait: Wait, drain: Drain, permit: OwnedSemaphorePermit) -> WaitStream {
+    let start = (Stage::Waiting(Box::new(wait)), drain, permit);
+    Box::pin(stream::unfold(
+        start,
+        |(stage, mut drain, permit)| async move {
+            let (item, stage) = match stage {
+                Stage::Over => return None,
+                Stage::Ending(result) => (Err(status::wait(&result)?), Stage::Over),
+                Stage::Waiting(mut wait) => {
+                    let event = tokio::select! {
+                        biased;
+                        event = wait.next() => event,
+                        () = drain.started() => None,
+                    };
+                    match event {
+                        None => (Err(status::draining()), Stage::Over),
+                        Some(event) => {
+                            let message = Ok(convert::wait_event(&event));
+                            let stage = match event {
+                                WaitEvent::Node(_) => Stage::Waiting(wait),
+                                WaitEvent::Result(result) => Stage::Ending(result),
+                            };
+                            (message, stage)
+                        }
+                    }
+                }
+            };
+            Some((item, (stage, drain, permit)))
+        },
+    ))
+}

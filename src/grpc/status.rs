@@ -1,0 +1,244 @@
+//! Errors as gRPC statuses: a code, a message, and `google.rpc` details.
+//!
+//! Stock clients fail on trailers over 8 KiB, and what the caller sees is then another error: all
+//! trailers together stay under 4 KiB here, whatever a node says.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    engine::{EngineError, Verdict, WaitResult},
+    node::NodeName,
+    text::{clean, truncate},
+};
+
+const DOMAIN: &str = "readyd.v1";
+
+/// The most bytes that the trailers may have on the wire, their names included.
+const TRAILER_BYTES: usize = 4096;
+
+/// What of that is left to the message and the details, by the measure of `weight`.
+const BUDGET: usize = TRAILER_BYTES - 256;
+
+/// The most bytes that a message may have on the wire, where gRPC percent-encodes it. The details
+/// hold it once more.
+const MESSAGE_BYTES: usize = 1200;
+
+/// The most characters of a value that are quoted.
+pub(super) const VALUE_CHARS: usize = 64;
+
+/// The most violations that are told.
+const VIOLATIONS: usize = 16;
+
+/// A field of a request, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) field: String,
+    pub(super) description: String,
+}
+
+/// A value as an error quotes it: cut, and without control characters.
+pub(super) fn quoted(value: &str) -> String {
+    let mut chars = value.chars();
+    let mut head: String = chars.by_ref().take(VALUE_CHARS).collect();
+    if chars.next().is_some() {
+        head.push('…');
+    }
+    format!("\"{}\"", clean(&head, false))
+}
+
+/// INVALID_ARGUMENT, with all violations.
+pub(super) fn invalid(violations: &[Violation]) -> Status {
+    let first = violations.first();
+    let mut message = first.map_or_else(
+        || "invalid request".to_owned(),
+        |violation| format!("{}: {}", violation.field, violation.description),
+    );
+    if violations.len() > 1 {
+        message.push_str(&format!(" (and {} more)", violations.len() - 1));
+    }
+    let mut bytes = 400;
+    loop {
+        let mut details = details("INVALID_REQUEST", None, None);
+        for violation in violations.iter().take(VIOLATIONS) {
+            let mut description = violation.description.clone();
+            truncate(&mut description, bytes);
+            details.add_bad_request_violation(&violation.field, description);
+        }
+        if let Some(more @ 1..) = violations.len().checked_sub(VIOLATIONS) {
+            details.add_bad_request_violation("", format!("and {more} more"));
+        }
+        let status = status(Code::InvalidArgument, &message, details);
+        // Descriptions give way before violations do: a field's name alone says where to look.
+        if weight(&status) <= BUDGET || bytes < 8 {
+            return status;
+        }
+        bytes /= 2;
+    }
+}
+
+/// An engine's error for a unary call.
+pub(super) fn engine(error: &EngineError) -> Status {
+    match error {
+        EngineError::NodeNotFound { node } => status(
+            Code::NotFound,
+            &error.to_string(),
+            details("NODE_NOT_FOUND", Some(node), None),
+        ),
+        EngineError::CouldNotLook { node, probe, .. } => status(
+            Code::Unavailable,
+            &error.to_string(),
+            details("ENGINE_UNREACHABLE", Some(node), Some(probe)),
+        ),
+    }
+}
+
+/// The status that follows a wait's result; none if it is ready.
+pub(super) fn wait(result: &WaitResult) -> Option<Status> {
+    let (code, reason) = match result.verdict {
+        Verdict::Ready => return None,
+        Verdict::Terminal => (Code::FailedPrecondition, "NODE_TERMINAL"),
+        Verdict::TimedOut => (Code::DeadlineExceeded, "WAIT_TIMED_OUT"),
+    };
+    let about = result.about.and_then(|index| result.nodes.get(index));
+    let probe = about
+        .and_then(|report| report.failing())
+        .map(|report| report.probe.as_str());
+    Some(status(
+        code,
+        &result.message,
+        details(reason, about.map(|report| &report.node), probe),
+    ))
+}
+
+/// The caller's deadline came before a unary call's answer.
+pub(super) fn deadline(node: &NodeName, probe: Option<&str>, left: Duration) -> Status {
+    let what = probe.map_or_else(String::new, |probe| format!("{probe}: "));
+    let message = format!(
+        "{node}: {what}no answer within the {} that the caller's deadline leaves",
+        crate::runtime::seconds(left)
+    );
+    let details = details("DEADLINE_EXCEEDED", Some(node), probe);
+    status(Code::DeadlineExceeded, &message, details)
+}
+
+/// There is no room for another call.
+pub(super) fn full(what: &str, limit: usize) -> Status {
+    let mut details = details("SERVER_FULL", None, None);
+    details.set_retry_info(Some(Duration::from_secs(1)));
+    let message = format!("the server is full: it serves {limit} {what} at once; try again later");
+    status(Code::ResourceExhausted, &message, details)
+}
+
+/// The server is shutting down.
+pub(super) fn draining() -> Status {
+    status(
+        Code::Unavailable,
+        "the server is shutting down; ask another, or again when it is back",
+        details("SERVER_DRAINING", None, None),
+    )
+}
+
+/// It is not built yet.
+pub(super) fn unimplemented(what: &str) -> Status {
+    status(
+        Code::Unimplemented,
+        &format!("{what} is not implemented by this version of readyd"),
+        details("NOT_IMPLEMENTED", None, None),
+    )
+}
+
+fn details(reason: &str, node: Option<&NodeName>, probe: Option<&str>) -> ErrorDetails {
+    let cut = |value: &str| value.chars().take(VALUE_CHARS).collect::<String>();
+    let mut metadata = HashMap::new();
+    if let Some(node) = node {
+        metadata.insert("node".to_owned(), cut(node.as_str()));
+    }
+    if let Some(probe) = probe {
+        metadata.insert("probe".to_owned(), cut(probe));
+    }
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+fn status(code: Code, message: &str, details: ErrorDetails) -> Status {
+    let mut message = message.to_owned();
+    let mut bytes = message.len();
+    while percent_encoded(&message) > MESSAGE_BYTES {
+        bytes -= bytes / 8 + 1;
+        truncate(&mut message, bytes);
+    }
+    Status::with_error_details(code, message, details)
+}
+
+/// How many bytes a status has on the wire, names and overhead aside.
+fn weight(status: &Status) -> usize {
+    percent_encoded(status.message()) + status.details().len().div_ceil(3) * 4
+}
+
+/// How long a message is on the wire ("gRPC over HTTP2", Percent-Encoded).
+fn percent_encoded(message: &str) -> usize {
+    let plain = |byte: u8| matches!(byte, 0x20..=0x7e) && byte != b'%';
+    message
+        .bytes()
+        .map(|byte| if plain(byte) { 1 } else { 3 })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn violations(count: usize, description: &str) -> Vec<Violation> {
+        (0..count)
+            .map(|n| Violation {
+                field: format!("nodes[{n}].node"),
+                description: description.to_owned(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn sixteen_violations_are_told_and_the_rest_counted() {
+        let status = invalid(&violations(20, "it is bad"));
+        let told = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(told.len(), 17);
+        assert_eq!(told[16].description, "and 4 more");
+        assert_eq!(status.message(), "nodes[0].node: it is bad (and 19 more)");
+        let told = invalid(&violations(16, "it is bad"))
+            .get_details_bad_request()
+            .unwrap();
+        assert_eq!(told.field_violations.len(), 16);
+    }
+
+    #[test]
+    fn every_status_says_where_it_comes_from() {
+        let node: NodeName = "n1".parse().unwrap();
+        let status = engine(&EngineError::NodeNotFound { node });
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            ("NODE_NOT_FOUND", "readyd.v1")
+        );
+        assert_eq!(info.metadata["node"], "n1");
+        assert!(full("waits", 1).get_details_retry_info().is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn trailers_stay_small(count in 1usize..1100, text in "\\PC{0,900}") {
+            prop_assert!(weight(&invalid(&violations(count, &text))) <= BUDGET);
+            let long = status(Code::NotFound, &text.repeat(4), details("R", None, Some(&text)));
+            prop_assert!(weight(&long) <= BUDGET);
+        }
+
+        #[test]
+        fn a_quoted_value_is_short_and_clean(text in any::<String>()) {
+            let quoted = quoted(&text);
+            prop_assert!(quoted.chars().count() <= VALUE_CHARS + 3);
+            prop_assert!(!quoted.contains(char::is_control));
+        }
+    }
+}

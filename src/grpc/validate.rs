@@ -1,0 +1,455 @@
+//! Requests into what the engine takes, with all violations at once.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    convert,
+    status::{Violation, quoted},
+};
+use crate::{
+    engine::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
+    node::{NodeName, Role},
+    pb,
+    probe::Probe,
+};
+
+/// The most nodes of one wait.
+const NODES: usize = 1000;
+/// No duration of a request may be longer.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest that a check may take; what is longer counts as this.
+const LONGEST_CHECK: Duration = Duration::from_secs(60);
+/// Between these a poll interval may be.
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+
+/// What is wrong with a request.
+type Violations = Vec<Violation>;
+
+/// A valid check.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) node: NodeName,
+    pub(super) probe: Probe,
+    pub(super) role: Option<Role>,
+    pub(super) limit: Duration,
+}
+
+/// A valid wait.
+#[derive(Debug)]
+pub(super) enum ValidWait {
+    /// For these nodes.
+    Nodes(WaitRequest),
+    /// For the nodes of a cluster.
+    Cluster,
+}
+
+pub(super) fn snapshot(
+    request: &pb::SnapshotRequest,
+) -> Result<(NodeName, Option<Role>), Violations> {
+    let mut checks = Checks::default();
+    let node = checks.node("node", &request.node);
+    let role = checks.role("role", request.role);
+    match node {
+        Some(node) if checks.passed() => Ok((node, role)),
+        _ => Err(checks.0),
+    }
+}
+
+pub(super) fn check(request: &pb::CheckRequest) -> Result<Check, Violations> {
+    let mut checks = Checks::default();
+    let node = checks.node("node", &request.node);
+    let probe = checks.probe("probe", &request.probe);
+    let limit = checks.duration("timeout", request.timeout.as_ref());
+    let role = checks.role("role", request.role);
+    match (node, probe) {
+        (Some(node), Some(probe)) if checks.passed() => Ok(Check {
+            node,
+            probe,
+            role,
+            limit: limit.unwrap_or(CHECK_LIMIT).min(LONGEST_CHECK),
+        }),
+        _ => Err(checks.0),
+    }
+}
+
+/// A wait, under the limit that server and caller set; the request's timeout can only shorten it.
+pub(super) fn wait(
+    request: &pb::WaitReadyRequest,
+    longest: Duration,
+) -> Result<ValidWait, Violations> {
+    let mut checks = Checks::default();
+    let nodes = checks.targets(&request.nodes);
+    match (&request.cluster, request.nodes.is_empty()) {
+        (None, true) => checks.violation("nodes", "no node is named: set nodes or cluster"),
+        (Some(_), false) => {
+            checks.violation("cluster", "nodes are named as well: set nodes or cluster")
+        }
+        _ => {}
+    }
+    if let Some(cluster) = &request.cluster {
+        checks.label("cluster.realm", &cluster.realm);
+        checks.label("cluster.cluster", &cluster.cluster);
+    }
+    let probes = checks.probes(&request.probes);
+    let timeout = checks.duration("timeout", request.timeout.as_ref());
+    let limit = timeout.unwrap_or(longest).min(longest);
+    let poll_interval = checks.duration("poll_interval", request.poll_interval.as_ref());
+    if let Some(interval) = poll_interval
+        && !(POLL_INTERVALS.0..=POLL_INTERVALS.1).contains(&interval)
+    {
+        checks.violation(
+            "poll_interval",
+            format!("{interval:?} is not between 10 ms and 60 s"),
+        );
+    }
+    let stable_for = checks.duration("stable_for", request.stable_for.as_ref());
+    if let Some(stable_for) = stable_for
+        && stable_for >= limit
+    {
+        checks.violation(
+            "stable_for",
+            format!(
+                "{stable_for:?} is not below the wait's limit of {limit:?} (the smallest of \
+                 timeout, the caller's deadline and the server's longest wait)"
+            ),
+        );
+    }
+    let failure_policy = checks.failure_policy(request.failure_policy);
+    if !checks.passed() {
+        return Err(checks.0);
+    }
+    if request.cluster.is_some() {
+        return Ok(ValidWait::Cluster);
+    }
+    Ok(ValidWait::Nodes(WaitRequest {
+        nodes,
+        probes,
+        limit: Some(limit),
+        poll_interval: poll_interval.unwrap_or_default(),
+        stable_for: stable_for.unwrap_or_default(),
+        failure_policy,
+    }))
+}
+
+/// Collects violations.
+#[derive(Default)]
+struct Checks(Violations);
+
+impl Checks {
+    fn passed(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn violation(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.0.push(Violation {
+            field: field.into(),
+            description: description.into(),
+        });
+    }
+
+    fn node(&mut self, field: &str, name: &str) -> Option<NodeName> {
+        if name.is_empty() {
+            self.violation(field, "a container's name or id is required");
+            return None;
+        }
+        let node = name.parse().ok();
+        if node.is_none() {
+            self.violation(
+                field,
+                format!(
+                    "{} is no container name ([A-Za-z0-9][A-Za-z0-9_.-]{{0,254}})",
+                    quoted(name)
+                ),
+            );
+        }
+        node
+    }
+
+    fn role(&mut self, field: &str, number: i32) -> Option<Role> {
+        let Ok(role) = pb::Role::try_from(number) else {
+            self.violation(
+                field,
+                format!("{number} is not a role: they are 0 (unset) to 5"),
+            );
+            return None;
+        };
+        convert::role_of(role)
+    }
+
+    fn failure_policy(&mut self, number: i32) -> FailurePolicy {
+        match pb::FailurePolicy::try_from(number) {
+            Ok(pb::FailurePolicy::KeepWaiting) => FailurePolicy::KeepWaiting,
+            Ok(pb::FailurePolicy::Stop | pb::FailurePolicy::Unspecified) => FailurePolicy::Stop,
+            Err(_) => {
+                self.violation(
+                    "failure_policy",
+                    format!("{number} is not a policy: they are 0 (unset), 1 (stop) and 2 (keep waiting)"),
+                );
+                FailurePolicy::Stop
+            }
+        }
+    }
+
+    fn probe(&mut self, field: &str, name: &str) -> Option<Probe> {
+        let probe = Probe::named(name);
+        if probe.is_none() {
+            let known = Probe::names().collect::<Vec<_>>().join(", ");
+            self.violation(
+                field,
+                format!("{} is not a probe: they are {known}", quoted(name)),
+            );
+        }
+        probe
+    }
+
+    fn probes(&mut self, names: &[String]) -> Vec<Probe> {
+        let mut probes: Vec<Probe> = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let field = format!("probes[{index}]");
+            if probes.iter().any(|probe| probe.name() == name) {
+                self.violation(field, format!("{} is named twice", quoted(name)));
+            } else {
+                probes.extend(self.probe(&field, name));
+            }
+        }
+        probes
+    }
+
+    fn targets(&mut self, targets: &[pb::NodeTarget]) -> Vec<WaitTarget> {
+        if targets.len() > NODES {
+            self.violation(
+                "nodes",
+                format!("{} are too many: at most {NODES}", targets.len()),
+            );
+            return Vec::new();
+        }
+        let mut nodes: Vec<WaitTarget> = Vec::new();
+        let mut places = HashMap::new();
+        for (index, target) in targets.iter().enumerate() {
+            let node = self.node(&format!("nodes[{index}].node"), &target.node);
+            let role = self.role(&format!("nodes[{index}].role"), target.role);
+            let Some(node) = node else { continue };
+            match places.get(&node) {
+                None => {
+                    places.insert(node.clone(), (index, target.role));
+                    nodes.push(WaitTarget { node, role });
+                }
+                Some((_, same)) if *same == target.role => {}
+                Some((first, _)) => self.violation(
+                    format!("nodes[{index}].role"),
+                    format!(
+                        "{} has another role in nodes[{first}]",
+                        quoted(node.as_str())
+                    ),
+                ),
+            }
+        }
+        nodes
+    }
+
+    fn label(&mut self, field: &str, value: &str) {
+        if value.is_empty() {
+            self.violation(field, "it is required");
+        }
+    }
+
+    /// A duration; unset and zero both mean the default, which is `None` here.
+    fn duration(
+        &mut self,
+        field: &str,
+        duration: Option<&prost_types::Duration>,
+    ) -> Option<Duration> {
+        let duration = duration?;
+        let (seconds, nanos) = (duration.seconds, duration.nanos);
+        let written = format!("{seconds} s and {nanos} ns");
+        // duration.proto: nanos within a second, of the same sign as seconds.
+        if !(-999_999_999..=999_999_999).contains(&nanos)
+            || (seconds > 0 && nanos < 0)
+            || (seconds < 0 && nanos > 0)
+        {
+            self.violation(
+                field,
+                format!(
+                    "{written} is malformed: nanos are below a second, and of the sign of seconds"
+                ),
+            );
+            return None;
+        }
+        let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
+            self.violation(field, format!("{written} is negative"));
+            return None;
+        };
+        let duration = Duration::new(seconds, nanos);
+        if duration > LONGEST {
+            self.violation(field, format!("{written} is longer than 24 h"));
+            return None;
+        }
+        (!duration.is_zero()).then_some(duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(violations: &[Violation]) -> Vec<&str> {
+        violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect()
+    }
+
+    fn target(node: &str, role: pb::Role) -> pb::NodeTarget {
+        pb::NodeTarget {
+            node: node.to_owned(),
+            role: role.into(),
+        }
+    }
+
+    fn duration(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos })
+    }
+
+    const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+    fn wait_for(request: pb::WaitReadyRequest) -> Result<WaitRequest, Violations> {
+        match wait(&request, LONGEST_WAIT)? {
+            ValidWait::Nodes(request) => Ok(request),
+            ValidWait::Cluster => panic!("no cluster was asked for"),
+        }
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let bad = pb::WaitReadyRequest {
+            nodes: vec![
+                target("a/b", pb::Role::Worker),
+                pb::NodeTarget {
+                    node: "n".into(),
+                    role: 9,
+                },
+            ],
+            probes: vec!["sshd".into(), "nope".into(), "sshd".into()],
+            timeout: duration(-1, 0),
+            poll_interval: duration(0, 9_999_999),
+            stable_for: duration(600, 0),
+            failure_policy: 3,
+            cluster: Some(pb::ClusterSelector::default()),
+        };
+        assert_eq!(
+            fields(&wait(&bad, LONGEST_WAIT).unwrap_err()),
+            [
+                "nodes[0].node",
+                "nodes[1].role",
+                "cluster",
+                "cluster.realm",
+                "cluster.cluster",
+                "probes[1]",
+                "probes[2]",
+                "timeout",
+                "poll_interval",
+                "stable_for",
+                "failure_policy"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_probe_is_told_the_known_ones() {
+        let request = pb::CheckRequest {
+            node: "n".into(),
+            probe: "x".repeat(100),
+            ..Default::default()
+        };
+        let violations = check(&request).unwrap_err();
+        assert!(
+            violations[0]
+                .description
+                .starts_with(&format!("\"{}…\" is not a probe", "x".repeat(64)))
+        );
+        assert!(
+            violations[0]
+                .description
+                .ends_with("slurmrestd, registered")
+        );
+    }
+
+    #[test]
+    fn durations_are_checked_as_their_proto_says() {
+        let timeout = |seconds, nanos| {
+            let nodes = vec![target("n", pb::Role::Unspecified)];
+            let timeout = duration(seconds, nanos);
+            wait_for(pb::WaitReadyRequest {
+                nodes,
+                timeout,
+                ..Default::default()
+            })
+        };
+        for (seconds, nanos) in [
+            (1, -1),
+            (-1, 1),
+            (0, 1_000_000_000),
+            (-5, 0),
+            (86_400, 1),
+            (i64::MAX, 0),
+            (i64::MIN, 0),
+        ] {
+            assert_eq!(
+                fields(&timeout(seconds, nanos).unwrap_err()),
+                ["timeout"],
+                "{seconds} {nanos}"
+            );
+        }
+        assert_eq!(
+            timeout(1, 500_000_000).unwrap().limit,
+            Some(Duration::from_millis(1500))
+        );
+        assert_eq!(timeout(0, 0).unwrap().limit, Some(LONGEST_WAIT));
+        assert_eq!(timeout(86_400, 0).unwrap().limit, Some(LONGEST_WAIT));
+    }
+
+    #[test]
+    fn the_same_target_twice_counts_once_and_two_roles_are_refused() {
+        let request = |second| pb::WaitReadyRequest {
+            nodes: vec![target("n", pb::Role::Worker), target("n", second)],
+            ..Default::default()
+        };
+        assert_eq!(wait_for(request(pb::Role::Worker)).unwrap().nodes.len(), 1);
+        for role in [pb::Role::Db, pb::Role::Unspecified] {
+            assert_eq!(
+                fields(&wait_for(request(role)).unwrap_err()),
+                ["nodes[1].role"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_thousand_nodes_are_the_most() {
+        let request = |count: usize| pb::WaitReadyRequest {
+            nodes: (0..count)
+                .map(|n| target(&format!("n{n}"), pb::Role::Worker))
+                .collect(),
+            ..Default::default()
+        };
+        assert_eq!(wait_for(request(1000)).unwrap().nodes.len(), 1000);
+        assert_eq!(fields(&wait_for(request(1001)).unwrap_err()), ["nodes"]);
+        assert_eq!(fields(&wait_for(request(0)).unwrap_err()), ["nodes"]);
+    }
+
+    #[test]
+    fn a_long_check_is_cut_and_an_unset_one_takes_ten_seconds() {
+        let limit = |timeout| {
+            let request = pb::CheckRequest {
+                node: "n".into(),
+                probe: "munge".into(),
+                timeout,
+                ..Default::default()
+            };
+            check(&request).unwrap().limit.as_secs()
+        };
+        assert_eq!(limit(None), 10);
+        assert_eq!(limit(duration(0, 0)), 10);
+        assert_eq!(limit(duration(30, 0)), 30);
+        assert_eq!(limit(duration(3600, 0)), 60);
+    }
+}
