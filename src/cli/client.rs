@@ -1,0 +1,109 @@
+//! The way to a server: a remote one, or one embedded in this process.
+
+use std::{io, time::Duration};
+
+use anyhow::Context as _;
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::ClientArguments;
+use crate::{
+    client::ReadinessServiceClient,
+    engine::Engine,
+    grpc::{Drainer, Limits, Server, Service},
+};
+
+/// How long a remote server has to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where a server is: `http://HOST:PORT` or `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerUrl(String);
+
+pub(super) fn server(url: &str) -> Result<ServerUrl, String> {
+    let http = url.strip_prefix("http://");
+    let unix = url
+        .strip_prefix("unix:")
+        .map(|path| path.strip_prefix("//").unwrap_or(path));
+    let named = http.or(unix).is_some_and(|rest| !rest.is_empty());
+    if named && (unix.is_some() || url.parse::<Uri>().is_ok()) {
+        return Ok(ServerUrl(url.to_owned()));
+    }
+    Err("it should be http://HOST:PORT or unix:PATH".to_owned())
+}
+
+/// A client, and what keeps an embedded server alive.
+pub(super) struct Client {
+    pub(super) service: ReadinessServiceClient<Channel>,
+    _embedded: Option<Drainer>,
+}
+
+/// Connects to the server that the arguments name, or to one of its own.
+pub(super) async fn connect(arguments: ClientArguments) -> anyhow::Result<Client> {
+    let ClientArguments {
+        server,
+        output: _,
+        engine,
+    } = arguments;
+    match server {
+        Some(url) => Ok(Client {
+            service: remote(url).await?,
+            _embedded: None,
+        }),
+        None => embedded(engine.engine()).await,
+    }
+}
+
+async fn remote(url: ServerUrl) -> anyhow::Result<ReadinessServiceClient<Channel>> {
+    let ServerUrl(url) = url;
+    let endpoint = Endpoint::from_shared(url.clone())?.connect_timeout(CONNECT_LIMIT);
+    let channel = endpoint.connect().await;
+    let channel = channel.with_context(|| format!("connecting to the server at {url}"))?;
+    Ok(ReadinessServiceClient::new(channel))
+}
+
+/// The same service as a remote one, over a connection that never leaves the process.
+async fn embedded(engine: Engine) -> anyhow::Result<Client> {
+    const BUFFER: usize = 64 * 1024;
+    let (ours, theirs) = tokio::io::duplex(BUFFER);
+    let (drainer, drain) = Drainer::new();
+    // Its client is one person, who may wait for as long as a request can say.
+    let limits = Limits {
+        longest_wait: Duration::from_secs(24 * 60 * 60),
+        ..Limits::default()
+    };
+    let server = Server::new(Service::new(engine, limits, drain));
+    tokio::spawn(server.serve_duplex(theirs));
+
+    let mut ours = Some(ours);
+    let connect = service_fn(move |_: Uri| {
+        // A connection that is lost has taken its server with it.
+        let connection = ours.take().ok_or(io::ErrorKind::NotConnected);
+        async move { Ok::<_, io::Error>(TokioIo::new(connection?)) }
+    });
+    // Nobody resolves this address.
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(connect)
+        .await
+        .context("connecting to the embedded server")?;
+    Ok(Client {
+        service: ReadinessServiceClient::new(channel),
+        _embedded: Some(drainer),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_by_url() {
+        for good in ["http://h:1", "unix:/a", "unix:///a", "unix:a"] {
+            assert_eq!(server(good), Ok(ServerUrl(good.to_owned())));
+        }
+        for bad in ["", "h:1", "unix:", "http://", "https://h", "http://a b"] {
+            assert!(server(bad).is_err(), "{bad}");
+        }
+    }
+}

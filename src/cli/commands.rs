@@ -1,0 +1,188 @@
+//! The client commands.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+use super::{
+    CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, WaitArguments,
+    client::{self, Client},
+    progress::Progress,
+    render,
+};
+use crate::{
+    client::{
+        CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, Outcome,
+        SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
+    },
+    node::Role,
+    pb,
+};
+
+pub(super) async fn snapshot(arguments: SnapshotArguments) -> anyhow::Result<Exit> {
+    let SnapshotArguments { node, role, client } = arguments;
+    let output = client.output;
+    let mut client = client::connect(client).await?;
+    let request = SnapshotRequest {
+        node,
+        role: role_number(role),
+    };
+    let response = client.service.snapshot(request).await?.into_inner();
+    match output {
+        Output::Text => render::print(&render::snapshot(&response))?,
+        Output::Json => render::print(&render::json("readyd.v1.SnapshotResponse", &response)?)?,
+    }
+    Ok(if response.ready {
+        Exit::Ready
+    } else {
+        Exit::NotReady
+    })
+}
+
+pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
+    let CheckArguments {
+        node,
+        probe,
+        role,
+        timeout,
+        client,
+    } = arguments;
+    let output = client.output;
+    let mut client = client::connect(client).await?;
+    let request = CheckRequest {
+        node,
+        probe,
+        timeout: proto(timeout),
+        role: role_number(role),
+    };
+    let response = client.service.check(request).await?.into_inner();
+    let report = response.report.clone().unwrap_or_default();
+    match output {
+        Output::Text => render::print(&render::probe(&report, 0))?,
+        Output::Json => render::print(&render::json("readyd.v1.CheckResponse", &response)?)?,
+    }
+    Ok(match report.outcome() {
+        Outcome::Passed => Exit::Ready,
+        Outcome::Terminal => Exit::Terminal,
+        Outcome::Unspecified | Outcome::Unknown => Exit::CouldNotTell,
+        Outcome::Failed | Outcome::Skipped => Exit::NotReady,
+    })
+}
+
+pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
+    let WaitArguments {
+        nodes,
+        cluster,
+        min_nodes,
+        role,
+        probe,
+        timeout,
+        poll_interval,
+        stable_for,
+        keep_waiting,
+        client,
+    } = arguments;
+    let output = client.output;
+    let mut client = client::connect(client).await?;
+    let target = |node| NodeTarget {
+        node,
+        role: role_number(role),
+    };
+    let cluster = cluster.map(|(realm, cluster)| ClusterSelector {
+        realm,
+        cluster,
+        min_nodes: min_nodes.unwrap_or_default(),
+    });
+    let policy = if keep_waiting {
+        FailurePolicy::KeepWaiting
+    } else {
+        FailurePolicy::Stop
+    };
+    let request = WaitReadyRequest {
+        nodes: nodes.into_iter().map(target).collect(),
+        cluster,
+        probes: probe,
+        timeout: proto(timeout),
+        poll_interval: proto(poll_interval),
+        stable_for: proto(stable_for),
+        failure_policy: policy.into(),
+    };
+    follow(&mut client, request, output).await
+}
+
+/// Tells of a wait as it goes, and how it ended.
+async fn follow(
+    client: &mut Client,
+    request: WaitReadyRequest,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let mut progress = Progress::new();
+    let mut messages = client.service.wait_ready(request).await?.into_inner();
+    let mut ended = None;
+    loop {
+        let message = match messages.message().await {
+            Ok(Some(message)) => message,
+            // The status repeats what the result has said; without a result it is all there is.
+            Err(status) if ended.is_none() => return Err(status.into()),
+            Ok(None) | Err(_) => break,
+        };
+        if output == Output::Json {
+            render::print(&render::json("readyd.v1.WaitReadyResponse", &message)?)?;
+        }
+        match message.event {
+            Some(Event::Node(node)) if output == Output::Text => progress.node(&node),
+            Some(Event::Result(result)) => {
+                if output == Output::Text {
+                    progress.finish();
+                    render::print(&render::result(&result))?;
+                }
+                ended = Some(result.verdict());
+            }
+            _ => {}
+        }
+    }
+    Ok(match ended {
+        Some(Verdict::Ready) => Exit::Ready,
+        Some(Verdict::Terminal) => Exit::Terminal,
+        Some(Verdict::TimedOut) => Exit::TimedOut,
+        Some(Verdict::Unspecified) | None => Exit::CouldNotTell,
+    })
+}
+
+pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
+    let NodesArguments { client } = arguments;
+    let mut client = client::connect(client).await?;
+    client.service.list_nodes(ListNodesRequest {}).await?;
+    Ok(Exit::Ready)
+}
+
+/// The exit code of an error.
+pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
+    match error.downcast_ref::<Status>().map(Status::code) {
+        Some(Code::InvalidArgument) => Exit::Usage,
+        Some(Code::DeadlineExceeded) => Exit::TimedOut,
+        Some(Code::FailedPrecondition) => Exit::Terminal,
+        _ => Exit::CouldNotTell,
+    }
+}
+
+fn role_number(role: Option<Role>) -> i32 {
+    let role = match role {
+        None => pb::Role::Unspecified,
+        Some(Role::Controller) => pb::Role::Controller,
+        Some(Role::Submitter) => pb::Role::Submitter,
+        Some(Role::Worker) => pb::Role::Worker,
+        Some(Role::Db) => pb::Role::Db,
+        Some(Role::Api) => pb::Role::Api,
+    };
+    role.into()
+}
+
+/// Longer than a duration can say is as long as it can say: the server tells what is too long.
+fn proto(duration: Option<Duration>) -> Option<prost_types::Duration> {
+    let longest = prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 0,
+    };
+    duration.map(|duration| duration.try_into().unwrap_or(longest))
+}

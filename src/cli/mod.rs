@@ -1,0 +1,306 @@
+//! The command line: `serve`, and client commands of the same service, which is embedded in the
+//! process where no server is named.
+
+mod client;
+mod commands;
+mod progress;
+mod render;
+mod serve;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    docker::{DockerHost, DockerRuntime},
+    engine::{Engine, Options},
+    environment::Environment,
+    grpc::ListenAddress,
+    node::{LabelKeys, Visibility},
+};
+
+/// How a command ended, as its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Ready or passed.
+    Ready = 0,
+    /// Could not tell: no such node, no server, no engine.
+    CouldNotTell = 1,
+    /// The command line or the request is wrong.
+    Usage = 2,
+    /// The node can no longer become ready.
+    Terminal = 3,
+    /// The limit came first.
+    TimedOut = 4,
+    /// Not ready, or failed.
+    NotReady = 5,
+}
+
+/// Tells whether containers that act as Slurm cluster nodes are ready.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 ready or passed; 1 could not tell; 2 usage or invalid request; 3 terminal; \
+4 timed out; 5 not ready or failed.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gRPC server.
+    Serve(ServeArguments),
+    /// Look at one node, once.
+    Snapshot(SnapshotArguments),
+    /// Run one probe of one node, once.
+    Check(CheckArguments),
+    /// Wait until nodes are ready.
+    Wait(WaitArguments),
+    /// List the nodes that readyd can see.
+    Nodes(NodesArguments),
+}
+
+#[derive(Debug, Args)]
+struct EngineArguments {
+    /// The Docker Engine: unix:///PATH or tcp://HOST:PORT
+    #[arg(long, value_name = "URL", env = "DOCKER_HOST", default_value_t)]
+    docker_host: DockerHost,
+    /// Only containers with this label exist for clients (repeatable: all of them)
+    #[arg(long, value_name = "LABEL=VALUE", value_parser = label)]
+    select: Vec<(String, String)>,
+    /// Keep the text of journals from clients
+    #[arg(long)]
+    no_journal: bool,
+    /// The label that says a node's realm
+    #[arg(long, value_name = "KEY", default_value = "sind.realm")]
+    realm_label: String,
+    /// The label that says a node's cluster
+    #[arg(long, value_name = "KEY", default_value = "sind.cluster")]
+    cluster_label: String,
+    /// The label that says a node's role
+    #[arg(long, value_name = "KEY", default_value = "sind.role")]
+    role_label: String,
+}
+
+impl EngineArguments {
+    fn engine(self) -> Engine {
+        let Self {
+            docker_host,
+            select,
+            no_journal,
+            realm_label,
+            cluster_label,
+            role_label,
+        } = self;
+        let options = Options {
+            labels: LabelKeys {
+                realm: realm_label,
+                cluster: cluster_label,
+                role: role_label,
+            },
+            visibility: Visibility::select(select),
+            journal: !no_journal,
+        };
+        Engine::new(
+            DockerRuntime::new(docker_host),
+            options,
+            Environment::tokio(),
+        )
+    }
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// Where to listen: HOST:PORT or unix:PATH (repeatable)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7323")]
+    listen: Vec<ListenAddress>,
+    /// Listen beyond this machine, though nothing encrypts or authenticates what is said there
+    #[arg(long)]
+    insecure: bool,
+    /// The longest that a wait may take
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    longest_wait: Duration,
+    /// How many waits are served at once
+    #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
+    max_waits: usize,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+#[derive(Debug, Args)]
+struct ClientArguments {
+    /// The server to ask: http://HOST:PORT or unix:PATH; without it, one is embedded
+    #[arg(long, value_name = "URL", env = "READYD_SERVER", value_parser = client::server)]
+    server: Option<client::ServerUrl>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+/// What to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Lines for people.
+    Text,
+    /// One message of the service a line, in protobuf's JSON.
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct SnapshotArguments {
+    /// The container's name or id
+    node: String,
+    /// The node's role, if its label does not say it
+    #[arg(long)]
+    role: Option<crate::node::Role>,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+struct CheckArguments {
+    /// The container's name or id
+    node: String,
+    /// The probe's name
+    probe: String,
+    /// The node's role, if its label does not say it
+    #[arg(long)]
+    role: Option<crate::node::Role>,
+    /// How long the probe may take, up to 60s [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+struct WaitArguments {
+    /// The containers' names or ids
+    #[arg(required_unless_present = "cluster", conflicts_with = "cluster")]
+    nodes: Vec<String>,
+    /// Wait for the nodes of a cluster instead
+    #[arg(long, value_name = "REALM/NAME", value_parser = cluster)]
+    cluster: Option<(String, String)>,
+    /// How many nodes the cluster has at least
+    #[arg(long, value_name = "COUNT", requires = "cluster")]
+    min_nodes: Option<u32>,
+    /// The nodes' role, if their labels do not say it
+    #[arg(long, conflicts_with = "cluster")]
+    role: Option<crate::node::Role>,
+    /// A probe to pass, instead of the role's own (repeatable)
+    #[arg(long, value_name = "PROBE")]
+    probe: Vec<String>,
+    /// How long to wait [default: as long as the server allows]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// The delay between two looks at a node [default: 500ms]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    poll_interval: Option<Duration>,
+    /// For how long every probe has to have stayed passed
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    stable_for: Option<Duration>,
+    /// Go on waiting for nodes that have failed for good
+    #[arg(long)]
+    keep_waiting: bool,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+struct NodesArguments {
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+/// Runs a command and says how it ended.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            render::error(&anyhow::Error::from(error).context("starting the async runtime"));
+            return ExitCode::from(Exit::CouldNotTell as u8);
+        }
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Snapshot(arguments) => commands::snapshot(arguments).await,
+            Command::Check(arguments) => commands::check(arguments).await,
+            Command::Wait(arguments) => commands::wait(arguments).await,
+            Command::Nodes(arguments) => commands::nodes(arguments).await,
+        }
+    });
+    let exit = ended.unwrap_or_else(|error| {
+        render::error(&error);
+        commands::exit_of(&error)
+    });
+    // Whatever still runs (a peer that says nothing) has had its time.
+    runtime.shutdown_background();
+    ExitCode::from(exit as u8)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error} (such as 90s, 500ms or 1m30s)"))
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it should be LABEL=VALUE".to_owned()),
+    }
+}
+
+fn cluster(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((realm, name)) if !realm.is_empty() && !name.is_empty() => {
+            Ok((realm.to_owned(), name.to_owned()))
+        }
+        _ => Err("it should be REALM/NAME".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_values_are_told_what_would_be_right() {
+        for (line, hint) in [
+            ("readyd wait n --timeout 5x", "such as 90s"),
+            ("readyd wait n --cluster r/c", "cannot be used with"),
+            ("readyd wait", "required"),
+            ("readyd wait --cluster r", "REALM/NAME"),
+            ("readyd snapshot n --role boss", "the roles are"),
+            (
+                "readyd snapshot n --server ftp://x",
+                "http://HOST:PORT or unix:PATH",
+            ),
+            (
+                "readyd snapshot n --docker-host ssh://x",
+                "ssh:// is not supported",
+            ),
+            ("readyd serve --listen 7323", "HOST:PORT or unix:PATH"),
+            ("readyd serve --select x", "LABEL=VALUE"),
+        ] {
+            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(hint), "{line}: {error}");
+        }
+    }
+}

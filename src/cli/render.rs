@@ -1,0 +1,128 @@
+//! Results and errors, for people and for programs.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use tonic::{Code, Status};
+
+use crate::client::{
+    DESCRIPTORS, Outcome, ProbeReport, Role, SnapshotResponse, Verdict, WaitResult,
+};
+
+/// Prints a result. A reader that has gone is no error of ours.
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Says on stderr what went wrong.
+pub(super) fn error(error: &anyhow::Error) {
+    let text = match error.downcast_ref::<Status>() {
+        Some(status) => format!("{}: {}", code(status.code()), status.message()),
+        None => format!("{error:#}"),
+    };
+    let _ = writeln!(io::stderr(), "readyd: {text}");
+}
+
+/// The code's name, as gRPC writes it.
+fn code(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        other => other.description(),
+    }
+}
+
+/// A message in protobuf's JSON, on one line, with defaults.
+pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<String> {
+    let pool = DescriptorPool::decode(DESCRIPTORS).context("reading the service's descriptors")?;
+    let descriptor = pool
+        .get_message_by_name(name)
+        .with_context(|| format!("{name} is unknown"))?;
+    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
+    let options = SerializeOptions::new().skip_default_fields(false);
+    let mut line = serde_json::Serializer::new(Vec::new());
+    dynamic.serialize_with_options(&mut line, &options)?;
+    Ok(String::from_utf8(line.into_inner())?)
+}
+
+/// A snapshot for people.
+pub(super) fn snapshot(response: &SnapshotResponse) -> String {
+    let ready = if response.ready { "ready" } else { "not ready" };
+    let role = match response.role() {
+        Role::Unspecified => String::new(),
+        role => format!(
+            " ({})",
+            role.as_str_name()
+                .trim_start_matches("ROLE_")
+                .to_lowercase()
+        ),
+    };
+    let mut lines = vec![format!("{}{role}: {ready}", response.node)];
+    let width = response
+        .probes
+        .iter()
+        .map(|report| report.probe.len())
+        .max()
+        .unwrap_or(0);
+    lines.extend(
+        response
+            .probes
+            .iter()
+            .map(|report| format!("  {}", probe(report, width))),
+    );
+    lines.join("\n")
+}
+
+/// A probe's report for people, its name padded to a width.
+pub(super) fn probe(report: &ProbeReport, width: usize) -> String {
+    let outcome = match report.outcome() {
+        Outcome::Passed => "passed",
+        Outcome::Failed => "failed",
+        Outcome::Terminal => "terminal",
+        Outcome::Skipped => "skipped",
+        Outcome::Unknown | Outcome::Unspecified => "unknown",
+    };
+    let mut text = format!("{:width$}  {outcome}", report.probe);
+    if !report.reason.is_empty() {
+        text.push_str("  ");
+        text.push_str(&report.reason);
+    }
+    for line in report.detail.lines() {
+        text.push_str("\n    ");
+        text.push_str(line);
+    }
+    text
+}
+
+/// The end of a wait for people.
+pub(super) fn result(result: &WaitResult) -> String {
+    let elapsed = result.elapsed.unwrap_or_default();
+    let seconds = elapsed.seconds as f64 + f64::from(elapsed.nanos) / 1e9;
+    let nodes = match result.nodes.len() {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    };
+    match result.verdict() {
+        Verdict::Ready => format!("ready: {nodes} after {seconds:.3}s"),
+        Verdict::Terminal => {
+            let failing = result.nodes.iter().flat_map(|node| &node.probes);
+            let detail = failing.filter(|report| report.outcome() == Outcome::Terminal);
+            let lines = detail.flat_map(|report| report.detail.lines());
+            let lines: String = lines.map(|line| format!("\n    {line}")).collect();
+            format!("terminal: {}{lines}", result.message)
+        }
+        Verdict::TimedOut => format!("timed out: {}", result.message),
+        Verdict::Unspecified => "the server gave no verdict".to_owned(),
+    }
+}

@@ -1,0 +1,80 @@
+//! `readyd serve`.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, ServeArguments};
+use crate::grpc::{DRAIN_LIMIT, Drainer, Limits, Listener, Server, Service};
+
+/// Serves until a signal, and then for as long as open calls need, within a bound.
+pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
+    let ServeArguments {
+        listen,
+        insecure,
+        longest_wait,
+        max_waits,
+        engine,
+    } = arguments;
+    log();
+    // Before anything else: a signal that comes while sockets are being opened counts too.
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+
+    let mut listeners = Vec::with_capacity(listen.len());
+    for address in &listen {
+        let listener = Listener::bind(address, insecure).await?;
+        tracing::info!("listening on {}", listener.url());
+        listeners.push(listener);
+    }
+    tracing::info!("the engine is {}", engine.docker_host);
+
+    let (drainer, drain) = Drainer::new();
+    let limits = Limits {
+        longest_wait,
+        waits: max_waits,
+        ..Limits::default()
+    };
+    let server = Server::new(Service::new(engine.engine(), limits, drain.clone()));
+    let serving = server.serve(listeners, drain);
+    tokio::pin!(serving);
+
+    tokio::select! {
+        served = &mut serving => served.map(|()| Exit::Ready).map_err(Into::into),
+        () = first(&mut terminate, &mut interrupt) => {
+            tracing::info!("shutting down: open waits end, and calls have {DRAIN_LIMIT:?}");
+            drainer.start();
+            tokio::select! {
+                served = &mut serving => served?,
+                () = tokio::time::sleep(DRAIN_LIMIT) => {
+                    tracing::warn!("some peers have not closed their connections: they are cut");
+                }
+                () = first(&mut terminate, &mut interrupt) => {
+                    tracing::warn!("told twice: leaving at once");
+                }
+            }
+            Ok(Exit::Ready)
+        }
+    }
+}
+
+async fn first(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Logs go to stderr; `RUST_LOG` says which.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(std::io::stderr);
+    // Whoever has set up logging before us keeps theirs.
+    let _ = subscriber.try_init();
+}
