@@ -1,4 +1,106 @@
-//! Tells whether containers that act as Slurm cluster nodes are ready.
+//! readyd tells whether containers that act as Slurm cluster nodes are ready, and what they wait for
+//! if they are not.
+//!
+//! A node is a Docker container that plays a machine of a Slurm cluster: systemd as PID 1, munge,
+//! sshd, and slurmctld or slurmd. This crate is three things: the [`engine`], a library that looks
+//! at nodes and waits for them (feature `engine`); the gRPC service over it (`server`); and a client
+//! of that service (`client`), which builds none of the rest.
+//!
+//! # The crate's rooms
+//!
+//! Each knows only those below it.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `cli` | arguments, `serve`, the client commands |
+//! | [`grpc`] | the service: requests in, states out, errors to statuses |
+//! | [`client`] | the generated client |
+//! | [`engine`] | snapshot, check, wait |
+//! | `watcher` | one node's life: look, run probes, publish the newest report |
+//! | `link` | reaching into a node |
+//! | `systemd` | how systemd is asked, and what its answers say |
+//! | [`docker`] | the runtime over bollard |
+//! | [`probe`] | what each probe means |
+//! | [`runtime`], [`node`], [`unit`], [`question`], [`report`], [`text`], [`environment`] | the traits and plain types that the rest share |
+//!
+//! # From Go's package `probe`
+//!
+//! The semantics start from those of sind's Go package `probe`. Its names, and ours:
+//!
+//! | Go | here |
+//! |---|---|
+//! | `ContainerRunning(ctx, client, name)` | [`Engine::check`] of [`Probe::named`]`("container")` |
+//! | `SystemdReady` | … of `"systemd"` |
+//! | `SSHDReady` | … of `"sshd"` |
+//! | `MungeReady` | … of `"munge"` |
+//! | `SlurmctldReady` | … of `"slurmctld"` |
+//! | `SlurmdReady` | … of `"slurmd"` |
+//! | `Snapshot` | [`Engine::snapshot`] |
+//! | `UntilReady(ctx, client, name, probes, interval)` | [`Engine::wait`], or [`Engine::until_ready`] for one node and no progress |
+//! | `UntilReadyWithEvents` | not built yet: a wait polls |
+//! | `Func` | the check of [`Probe::custom`] |
+//! | `Probe` | [`Probe`] |
+//! | `NodeProbes(role)` | [`Probe::of_role`] |
+//! | `ForService(service)` | [`Service::probe`] |
+//! | `Service` | [`Service`]; the one that a role adds is [`Service::of_role`] |
+//! | `TerminalError` | [`Outcome::Terminal`], and [`NotReady::Terminal`] of [`Engine::until_ready`] |
+//! | an error of a probe | [`Outcome::Failed`] if it is the node's doing, [`CouldNotLook`] if it could not be looked at |
+//! | the context's deadline | [`WaitRequest::limit`], or dropping the future or stream |
+//!
+//! Where we differ on purpose:
+//!
+//! - A snapshot of a container that does not run answers `false` for every service, where Go's errs.
+//! - munge is among a node's probes, and `services` has it on every node.
+//! - A unit that has failed is terminal, once a second look 100 ms later still says so.
+//! - A container that is being restarted has failed, and is not terminal: the container's state
+//!   decides.
+//! - A slurmctld passes by its own answer alone, not by that of another controller of the cluster.
+//! - A unit of a type that is active from its fork on counts after 200 ms.
+//! - Not having been able to look is never "not ready": it neither fails a probe nor ends a wait.
+//!
+#![cfg_attr(
+    feature = "engine",
+    doc = "
+# A wait
+
+```no_run
+use readyd::{docker::{DockerHost, DockerRuntime}, engine::{Engine, Options, WaitEvent, WaitRequest, WaitTarget}};
+use readyd::{environment::Environment, node::Identity};
+
+# async fn example() -> Result<(), Box<dyn std::error::Error>> {
+let docker = DockerRuntime::new(DockerHost::default());
+let engine = Engine::new(docker, Options::default(), Environment::tokio());
+let node = WaitTarget { node: \"sind-dev-controller\".parse()?, role: None };
+let mut wait = engine.wait(&Identity::Local, WaitRequest { nodes: vec![node], ..Default::default() });
+while let Some(event) = wait.next().await {
+    match event {
+        WaitEvent::Node(report) => println!(\"{}: {:?}\", report.node, report.state),
+        WaitEvent::Result(result) => println!(\"{:?} {}\", result.verdict, result.message),
+    }
+}
+# Ok(())
+# }
+```
+"
+)]
+//!
+//! [`Engine::check`]: engine::Engine::check
+//! [`Engine::snapshot`]: engine::Engine::snapshot
+//! [`Engine::wait`]: engine::Engine::wait
+//! [`Engine::until_ready`]: engine::Engine::until_ready
+//! [`NotReady::Terminal`]: engine::NotReady::Terminal
+//! [`WaitRequest::limit`]: engine::WaitRequest::limit
+//! [`Probe`]: probe::Probe
+//! [`Probe::named`]: probe::Probe::named
+//! [`Probe::custom`]: probe::Probe::custom
+//! [`Probe::of_role`]: probe::Probe::of_role
+//! [`Service`]: probe::Service
+//! [`Service::probe`]: probe::Service::probe
+//! [`Service::of_role`]: probe::Service::of_role
+//! [`Outcome::Terminal`]: probe::Outcome::Terminal
+//! [`Outcome::Failed`]: probe::Outcome::Failed
+//! [`CouldNotLook`]: probe::CouldNotLook
+
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]
@@ -16,7 +118,7 @@ mod link;
 #[cfg(feature = "engine")]
 pub mod node;
 #[cfg(feature = "_grpc")]
-pub(crate) mod pb;
+mod pb;
 #[cfg(feature = "engine")]
 pub mod probe;
 #[cfg(feature = "engine")]

@@ -65,7 +65,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct EngineArguments {
-    /// The Docker Engine: unix:///PATH or tcp://HOST:PORT
+    /// The Docker Engine: <unix:///PATH> or tcp://HOST:PORT
     #[arg(long, value_name = "URL", env = "DOCKER_HOST", default_value_t)]
     docker_host: DockerHost,
     /// Only containers with this label exist for clients (repeatable: all of them)

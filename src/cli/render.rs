@@ -98,17 +98,23 @@ pub(super) fn probe(report: &ProbeReport, width: usize) -> String {
         text.push_str("  ");
         text.push_str(&report.reason);
     }
-    for line in report.detail.lines() {
+    append(&mut text, &report.detail);
+    text
+}
+
+/// The detail's lines, indented under what they belong to.
+fn append(text: &mut String, detail: &str) {
+    for line in detail.lines() {
         text.push_str("\n    ");
         text.push_str(line);
     }
-    text
 }
 
 /// The end of a wait for people.
 pub(super) fn result(result: &WaitResult) -> String {
     let elapsed = result.elapsed.unwrap_or_default();
-    let seconds = elapsed.seconds as f64 + f64::from(elapsed.nanos) / 1e9;
+    let elapsed = std::time::Duration::try_from(elapsed).unwrap_or_default();
+    let seconds = elapsed.as_secs_f64();
     let nodes = match result.nodes.len() {
         1 => "1 node".to_owned(),
         count => format!("{count} nodes"),
@@ -116,11 +122,12 @@ pub(super) fn result(result: &WaitResult) -> String {
     match result.verdict() {
         Verdict::Ready => format!("ready: {nodes} after {seconds:.3}s"),
         Verdict::Terminal => {
-            let failing = result.nodes.iter().flat_map(|node| &node.probes);
-            let detail = failing.filter(|report| report.outcome() == Outcome::Terminal);
-            let lines = detail.flat_map(|report| report.detail.lines());
-            let lines: String = lines.map(|line| format!("\n    {line}")).collect();
-            format!("terminal: {}{lines}", result.message)
+            let mut text = format!("terminal: {}", result.message);
+            let probes = result.nodes.iter().flat_map(|node| &node.probes);
+            for report in probes.filter(|report| report.outcome() == Outcome::Terminal) {
+                append(&mut text, &report.detail);
+            }
+            text
         }
         Verdict::TimedOut => format!("timed out: {}", result.message),
         Verdict::Unspecified => "the server gave no verdict".to_owned(),

@@ -42,12 +42,12 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
     tokio::pin!(serving);
 
     tokio::select! {
-        served = &mut serving => served.map(|()| Exit::Ready).map_err(Into::into),
+        ended = &mut serving => ended.map(|()| Exit::Ready).map_err(Into::into),
         () = first(&mut terminate, &mut interrupt) => {
             tracing::info!("shutting down: open waits end, and calls have {DRAIN_LIMIT:?}");
             drainer.start();
             tokio::select! {
-                served = &mut serving => served?,
+                ended = &mut serving => ended?,
                 () = tokio::time::sleep(DRAIN_LIMIT) => {
                     tracing::warn!("some peers have not closed their connections: they are cut");
                 }

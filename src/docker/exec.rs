@@ -148,7 +148,7 @@ async fn exit_code(
     container: &ContainerId,
     exec: &str,
 ) -> Result<i64, RuntimeError> {
-    let action = format!("asking how a command in container {} ended", container);
+    let action = format!("asking how a command in container {container} ended");
     let by = Instant::now() + EXIT_CODE;
     loop {
         let inspected = engine

@@ -106,7 +106,7 @@ impl Runtime for DockerRuntime {
             })
             .await?;
         inspected
-            .map(|response| container(response, action))
+            .map(|response| container(response, &action))
             .transpose()
     }
 
@@ -135,12 +135,9 @@ impl Runtime for DockerRuntime {
 
 /// What is needed of an inspection. A field without which nothing can be said is an error, never a
 /// default.
-fn container(
-    response: ContainerInspectResponse,
-    action: String,
-) -> Result<Container, RuntimeError> {
+fn container(response: ContainerInspectResponse, action: &str) -> Result<Container, RuntimeError> {
     let missing = |field: &str| RuntimeError::Garbled {
-        action: action.clone(),
+        action: action.to_owned(),
         cause: format!("it has no {field}"),
     };
     let id = response.id.ok_or_else(|| missing("Id"))?;

@@ -84,6 +84,17 @@ pub enum EngineError {
     },
 }
 
+/// Why [`Engine::until_ready`] gave up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// The node can no longer become ready: the node, the probe and its reason.
+    #[error("{0}")]
+    Terminal(String),
+    /// The runtime that the wait ran on is shutting down.
+    #[error("the wait's tasks have ended")]
+    Ended,
+}
+
 /// What one look at a node found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -263,7 +274,32 @@ impl Engine {
     /// of them is terminal.
     #[must_use]
     pub fn wait(&self, identity: &Identity, request: WaitRequest) -> Wait {
-        Wait::start(self.sight.clone(), identity.clone(), request)
+        Wait::start(&self.sight, identity, request)
+    }
+
+    /// Waits until one node is ready, polling it at an interval (zero means [`POLL_INTERVAL`]); for
+    /// more nodes, progress or a limit there is [`Engine::wait`]. Without probes, those of the node's
+    /// role are run.
+    ///
+    /// It has no limit of its own: dropping the future ends it.
+    pub async fn until_ready(
+        &self,
+        identity: &Identity,
+        target: WaitTarget,
+        probes: Vec<Probe>,
+        interval: Duration,
+    ) -> Result<(), NotReady> {
+        let request = WaitRequest {
+            nodes: vec![target],
+            probes,
+            poll_interval: interval,
+            ..WaitRequest::default()
+        };
+        match self.wait(identity, request).result().await {
+            Some(result) if result.verdict == Verdict::Ready => Ok(()),
+            Some(result) => Err(NotReady::Terminal(result.message.clone())),
+            None => Err(NotReady::Ended),
+        }
     }
 
     async fn container(

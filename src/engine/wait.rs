@@ -180,7 +180,7 @@ struct View {
 }
 
 impl Wait {
-    pub(super) fn start(sight: Sight, identity: Identity, request: WaitRequest) -> Self {
+    pub(super) fn start(sight: &Sight, identity: &Identity, request: WaitRequest) -> Self {
         let environment = sight.environment.clone();
         let count = request.nodes.len();
         let view = View {
@@ -189,7 +189,7 @@ impl Wait {
         };
         let sender = watch::Sender::new(view.clone());
         let views = WatchStream::from_changes(sender.subscribe());
-        let mut driver = Driver::new(sight, &identity, request, sender);
+        let mut driver = Driver::new(sight, identity, request, sender);
         let task = environment.spawn(async move { driver.run().await });
         Self {
             views,
@@ -293,7 +293,7 @@ type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>)>;
 
 impl Driver {
     fn new(
-        sight: Sight,
+        sight: &Sight,
         identity: &Identity,
         request: WaitRequest,
         view: watch::Sender<View>,

@@ -11,7 +11,7 @@ use tonic::metadata::MetadataMap;
 pub(super) fn of_caller(metadata: &MetadataMap) -> Option<Duration> {
     let left = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
     let margin = (left / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
-    Some(left - margin.min(left / 2))
+    Some(left.saturating_sub(margin.min(left / 2)))
 }
 
 /// At most eight digits and a unit ("gRPC over HTTP2", Timeout).

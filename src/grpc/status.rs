@@ -3,7 +3,7 @@
 //! Stock clients fail on trailers over 8 KiB, and what the caller sees is then another error: all
 //! trailers together stay under 4 KiB here, whatever a node says.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -57,7 +57,8 @@ pub(super) fn invalid(violations: &[Violation]) -> Status {
         |violation| format!("{}: {}", violation.field, violation.description),
     );
     if violations.len() > 1 {
-        message.push_str(&format!(" (and {} more)", violations.len() - 1));
+        // Writing to a string cannot fail.
+        let _ = write!(message, " (and {} more)", violations.len() - 1);
     }
     let mut bytes = 400;
     loop {

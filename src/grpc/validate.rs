@@ -82,7 +82,7 @@ pub(super) fn wait(
     match (&request.cluster, request.nodes.is_empty()) {
         (None, true) => checks.violation("nodes", "no node is named: set nodes or cluster"),
         (Some(_), false) => {
-            checks.violation("cluster", "nodes are named as well: set nodes or cluster")
+            checks.violation("cluster", "nodes are named as well: set nodes or cluster");
         }
         _ => {}
     }
@@ -306,14 +306,14 @@ mod tests {
         }
     }
 
-    fn duration(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds, nanos })
+    fn duration(seconds: i64, nanos: i32) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos }
     }
 
     const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-    fn wait_for(request: pb::WaitReadyRequest) -> Result<WaitRequest, Violations> {
-        match wait(&request, LONGEST_WAIT)? {
+    fn wait_for(request: &pb::WaitReadyRequest) -> Result<WaitRequest, Violations> {
+        match wait(request, LONGEST_WAIT)? {
             ValidWait::Nodes(request) => Ok(request),
             ValidWait::Cluster => panic!("no cluster was asked for"),
         }
@@ -330,9 +330,9 @@ mod tests {
                 },
             ],
             probes: vec!["sshd".into(), "nope".into(), "sshd".into()],
-            timeout: duration(-1, 0),
-            poll_interval: duration(0, 9_999_999),
-            stable_for: duration(600, 0),
+            timeout: Some(duration(-1, 0)),
+            poll_interval: Some(duration(0, 9_999_999)),
+            stable_for: Some(duration(600, 0)),
             failure_policy: 3,
             cluster: Some(pb::ClusterSelector::default()),
         };
@@ -378,8 +378,8 @@ mod tests {
     fn durations_are_checked_as_their_proto_says() {
         let timeout = |seconds, nanos| {
             let nodes = vec![target("n", pb::Role::Unspecified)];
-            let timeout = duration(seconds, nanos);
-            wait_for(pb::WaitReadyRequest {
+            let timeout = Some(duration(seconds, nanos));
+            wait_for(&pb::WaitReadyRequest {
                 nodes,
                 timeout,
                 ..Default::default()
@@ -414,10 +414,10 @@ mod tests {
             nodes: vec![target("n", pb::Role::Worker), target("n", second)],
             ..Default::default()
         };
-        assert_eq!(wait_for(request(pb::Role::Worker)).unwrap().nodes.len(), 1);
+        assert_eq!(wait_for(&request(pb::Role::Worker)).unwrap().nodes.len(), 1);
         for role in [pb::Role::Db, pb::Role::Unspecified] {
             assert_eq!(
-                fields(&wait_for(request(role)).unwrap_err()),
+                fields(&wait_for(&request(role)).unwrap_err()),
                 ["nodes[1].role"]
             );
         }
@@ -431,9 +431,9 @@ mod tests {
                 .collect(),
             ..Default::default()
         };
-        assert_eq!(wait_for(request(1000)).unwrap().nodes.len(), 1000);
-        assert_eq!(fields(&wait_for(request(1001)).unwrap_err()), ["nodes"]);
-        assert_eq!(fields(&wait_for(request(0)).unwrap_err()), ["nodes"]);
+        assert_eq!(wait_for(&request(1000)).unwrap().nodes.len(), 1000);
+        assert_eq!(fields(&wait_for(&request(1001)).unwrap_err()), ["nodes"]);
+        assert_eq!(fields(&wait_for(&request(0)).unwrap_err()), ["nodes"]);
     }
 
     #[test]
@@ -448,8 +448,8 @@ mod tests {
             check(&request).unwrap().limit.as_secs()
         };
         assert_eq!(limit(None), 10);
-        assert_eq!(limit(duration(0, 0)), 10);
-        assert_eq!(limit(duration(30, 0)), 30);
-        assert_eq!(limit(duration(3600, 0)), 60);
+        assert_eq!(limit(Some(duration(0, 0))), 10);
+        assert_eq!(limit(Some(duration(30, 0))), 30);
+        assert_eq!(limit(Some(duration(3600, 0))), 60);
     }
 }

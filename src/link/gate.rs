@@ -82,12 +82,11 @@ impl ExecGate {
             done = &mut exec => Some(done),
             () = self.environment.sleep_until(pass.spent) => None,
         };
-        match first {
-            Some(done) => done,
-            None => {
-                pass.permit.take();
-                exec.await
-            }
+        if let Some(done) = first {
+            done
+        } else {
+            pass.permit.take();
+            exec.await
         }
     }
 

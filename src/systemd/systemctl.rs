@@ -56,15 +56,11 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdLook, String>
             "uptime" => uptime = centiseconds(rest),
             "system" => system = Some(clean(rest, false)),
             "failed" if failed_units.len() < FAILED_UNITS => failed_units.push(clean(rest, false)),
-            "unit" if rest.is_empty() => {
-                if !block.unit.id.is_empty() {
-                    blocks.push(std::mem::take(&mut block));
-                }
+            "unit" if rest.is_empty() && !block.unit.id.is_empty() => {
+                blocks.push(std::mem::take(&mut block));
             }
-            "unit" => {
-                if !block.property(rest) && complaint.is_none() {
-                    complaint = Some(rest);
-                }
+            "unit" if !block.property(rest) && complaint.is_none() => {
+                complaint = Some(rest);
             }
             "stat" => block.process_start = start_ticks(rest),
             "journal" => {

@@ -188,7 +188,7 @@ impl Life {
                 let mut round = Round::new(&environment, &self.state.probes, probes);
                 match other {
                     Ok(Err(missing)) => {
-                        round.settle(ProbeResult::Looked(missing), Detail::default(), ENGINE)
+                        round.settle(ProbeResult::Looked(missing), Detail::default(), ENGINE);
                     }
                     Err(CouldNotLook(reason)) => {
                         round.settle(ProbeResult::Unknown(reason), Detail::default(), "");

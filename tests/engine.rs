@@ -1,0 +1,678 @@
+//! The engine over a fake runtime, on paused time.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use readyd::{
+    engine::{
+        CHECK_LIMIT, Engine, EngineError, FailurePolicy, NodeReport, NodeState, NotReady, Options,
+        Verdict, Wait, WaitEvent, WaitRequest, WaitResult, WaitTarget,
+    },
+    environment::Environment,
+    node::{Identity, NodeName, Role, Visibility},
+    probe::{CouldNotLook, Outcome, Probe, Service},
+    report::ProbeResult,
+    runtime::State,
+};
+use support::fake::{FakeEngine, FakeNode};
+use tokio::time::{Instant, sleep, timeout};
+
+const ME: Identity = Identity::Local;
+const MS: Duration = Duration::from_millis(1);
+
+fn name(node: &str) -> NodeName {
+    node.parse().unwrap()
+}
+
+fn engine(fake: &FakeEngine) -> Engine {
+    Engine::new(fake.clone(), Options::default(), Environment::tokio())
+}
+
+fn probe(name: &str) -> Probe {
+    Probe::named(name).unwrap()
+}
+
+fn request(nodes: &[&str]) -> WaitRequest {
+    let target = |node: &&str| WaitTarget {
+        node: name(node),
+        role: None,
+    };
+    WaitRequest {
+        nodes: nodes.iter().map(target).collect(),
+        limit: Some(Duration::from_secs(60)),
+        ..WaitRequest::default()
+    }
+}
+
+/// Everything that a wait tells.
+async fn told(mut wait: Wait) -> (Vec<Arc<NodeReport>>, Arc<WaitResult>) {
+    let mut reports = Vec::new();
+    while let Some(event) = wait.next().await {
+        match event {
+            WaitEvent::Node(report) => reports.push(report),
+            WaitEvent::Result(result) => {
+                assert!(wait.next().await.is_none(), "the result is the last");
+                return (reports, result);
+            }
+        }
+    }
+    panic!("a wait ends with a result");
+}
+
+fn reason(report: &NodeReport) -> &str {
+    match &report.state {
+        NodeState::Ready => "",
+        NodeState::Waiting(reason) | NodeState::Terminal(reason) => reason.as_str(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_controller_is_ready_in_every_way() {
+    let fake = FakeEngine::new([FakeNode::ready("c", Some("controller"))]);
+    let engine = engine(&fake);
+
+    let snapshot = engine.snapshot(&ME, &name("c"), None).await.unwrap();
+    assert!(snapshot.ready);
+    assert_eq!(snapshot.role, Some(Role::Controller));
+    let services: Vec<_> = snapshot.services.into_iter().collect();
+    assert_eq!(
+        services,
+        [
+            (Service::Sshd, true),
+            (Service::Munge, true),
+            (Service::Slurmctld, true)
+        ]
+    );
+
+    for probe in Probe::of_role(Some(Role::Controller)) {
+        let report = engine
+            .check(&ME, &name("c"), &probe, None, CHECK_LIMIT)
+            .await
+            .unwrap();
+        assert!(report.result.is_passed(), "{report:?}");
+    }
+
+    let (reports, result) = told(engine.wait(&ME, request(&["c"]))).await;
+    assert_eq!(result.verdict, Verdict::Ready);
+    assert_eq!(result.message, "");
+    assert_eq!(reports.len(), 1);
+    let probes: Vec<_> = reports[0]
+        .probes
+        .iter()
+        .map(|report| report.probe.as_str())
+        .collect();
+    assert_eq!(
+        probes,
+        ["container", "systemd", "sshd", "munge", "slurmctld"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_stop_at_the_first_that_does_not_pass_and_a_snapshot_skips_nothing() {
+    let fake = FakeEngine::new([FakeNode::ready("w", Some("worker"))]);
+    fake.set_unit("w", "munge.service", "inactive", "dead");
+    let engine = engine(&fake);
+
+    let wait = WaitRequest {
+        limit: Some(Duration::from_secs(2)),
+        ..request(&["w"])
+    };
+    let (reports, result) = told(engine.wait(&ME, wait)).await;
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    assert_eq!(
+        result.message,
+        "not ready within 2s: w: munge: munge.service is inactive (dead)"
+    );
+    // The state did not change, so that it was told once.
+    assert_eq!(reports.len(), 1);
+    assert!(matches!(
+        reports[0].probes[4].result,
+        ProbeResult::Skipped(_)
+    ));
+
+    let snapshot = engine.snapshot(&ME, &name("w"), None).await.unwrap();
+    assert!(!snapshot.ready);
+    let services: Vec<_> = snapshot.services.into_iter().collect();
+    assert_eq!(
+        services,
+        [
+            (Service::Sshd, true),
+            (Service::Munge, false),
+            (Service::Slurmd, true)
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_container_answers_for_every_probe() {
+    let fake = FakeEngine::new([FakeNode::ready("w", Some("worker"))]);
+    let exited = State::Exited {
+        code: 137,
+        oom: true,
+    };
+    fake.change("w", |node| node.container.state = exited);
+    let engine = engine(&fake);
+
+    let snapshot = engine.snapshot(&ME, &name("w"), None).await.unwrap();
+    assert!(snapshot.services.values().all(|up| !up));
+    let reason = "container w is exited (exit code 137) (OOM killed)";
+    let terminal = ProbeResult::Looked(Outcome::terminal(reason));
+    assert!(
+        snapshot
+            .probes
+            .iter()
+            .all(|report| report.result == terminal)
+    );
+
+    let munge = engine
+        .check(&ME, &name("w"), &probe("munge"), None, CHECK_LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(munge.result, terminal);
+
+    let only_munge = WaitRequest {
+        probes: vec![probe("munge")],
+        ..request(&["w"])
+    };
+    let (_, result) = told(engine.wait(&ME, only_munge)).await;
+    assert_eq!(result.verdict, Verdict::Terminal);
+    assert_eq!(result.message, format!("w: munge: {reason}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_die_in_mid_wait_ends_it_and_keep_waiting_goes_on() {
+    let fake = FakeEngine::new([FakeNode::ready("w", Some("worker"))]);
+    fake.set_unit("w", "slurmd.service", "inactive", "dead");
+    let engine = engine(&fake);
+    let stop = engine.wait(&ME, request(&["w"]));
+    let keep = WaitRequest {
+        failure_policy: FailurePolicy::KeepWaiting,
+        ..request(&["w"])
+    };
+    let keep = tokio::spawn(told(engine.wait(&ME, keep)));
+
+    sleep(700 * MS).await;
+    fake.change("w", |node| {
+        node.container.state = State::Exited {
+            code: 1,
+            oom: false,
+        }
+    });
+    let (reports, result) = told(stop).await;
+    assert_eq!(
+        result.message,
+        "w: container: container w is exited (exit code 1)"
+    );
+    assert!(matches!(
+        reports.last().unwrap().state,
+        NodeState::Terminal(_)
+    ));
+
+    fake.put(FakeNode::ready("w", Some("worker")));
+    let (reports, result) = keep.await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready);
+    let reasons: Vec<_> = reports.iter().map(|report| reason(report)).collect();
+    assert_eq!(
+        reasons,
+        [
+            "slurmd: slurmd.service is inactive (dead)",
+            "container: container w is exited (exit code 1)",
+            ""
+        ]
+    );
+    assert!(
+        reports
+            .iter()
+            .all(|report| !report.probes.iter().any(|probe| probe.result.is_terminal()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_never_was_is_waited_for_and_one_that_was_removed_is_not() {
+    let fake = FakeEngine::new([]);
+    let engine = engine(&fake);
+    let wait = engine.wait(&ME, request(&["n"]));
+    sleep(1200 * MS).await;
+    fake.put(FakeNode::ready("n", None));
+    let (reports, result) = told(wait).await;
+    assert_eq!(
+        reason(&reports[0]),
+        "container: container n does not exist yet"
+    );
+    assert_eq!(result.verdict, Verdict::Ready);
+
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let wait = engine.wait(&ME, request(&["n"]));
+    sleep(700 * MS).await;
+    fake.remove("n");
+    let (_, result) = told(wait).await;
+    assert_eq!(result.verdict, Verdict::Terminal);
+    assert_eq!(result.message, "n: container: container n was removed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_is_never_taken_for_the_start_of_another_containers_id() {
+    let mut other = FakeNode::ready("other", None);
+    other.container.id.0 = format!("db{:062}", 7);
+    let fake = FakeEngine::new([other]);
+    let missing = engine(&fake)
+        .snapshot(&ME, &name("db"), None)
+        .await
+        .unwrap_err();
+    assert_eq!(missing, EngineError::NodeNotFound { node: name("db") });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_may_not_be_looked_at_does_not_exist() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let options = Options {
+        visibility: Visibility::select(vec![("team".into(), "a".into())]),
+        ..Options::default()
+    };
+    let engine = Engine::new(fake.clone(), options, Environment::tokio());
+    let missing = engine.snapshot(&ME, &name("n"), None).await.unwrap_err();
+    assert_eq!(missing, EngineError::NodeNotFound { node: name("n") });
+    let wait = engine.wait(
+        &ME,
+        WaitRequest {
+            limit: Some(2000 * MS),
+            ..request(&["n"])
+        },
+    );
+    let (_, result) = told(wait).await;
+    assert!(
+        result.message.ends_with("container n does not exist yet"),
+        "{}",
+        result.message
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_out_of_reach_is_never_an_unready_node() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let engine = engine(&fake);
+    fake.set_outage(Some("Connection refused"));
+
+    let error = engine.snapshot(&ME, &name("n"), None).await.unwrap_err();
+    assert!(matches!(error, EngineError::CouldNotLook { .. }), "{error}");
+    let error = engine
+        .check(&ME, &name("n"), &probe("munge"), None, CHECK_LIMIT)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, EngineError::CouldNotLook { .. }), "{error}");
+
+    let wait = engine.wait(&ME, request(&["n"]));
+    sleep(3000 * MS).await;
+    fake.set_outage(None);
+    let (reports, result) = told(wait).await;
+    assert_eq!(
+        reason(&reports[0]),
+        "container: inspecting container n: the engine at fake:// cannot be reached: Connection refused"
+    );
+    assert!(matches!(
+        reports[0].probes[0].result,
+        ProbeResult::Unknown(_)
+    ));
+    assert_eq!(result.verdict, Verdict::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_came_back_has_ten_seconds_to_start_what_it_restarts() {
+    let mut node = FakeNode::ready("n", None);
+    node.container.restarts = true;
+    node.units.get_mut("munge.service").unwrap().active = "inactive";
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let wait = engine.wait(&ME, request(&["n"]));
+    sleep(600 * MS).await;
+    fake.set_outage(Some("gone"));
+    sleep(1000 * MS).await;
+    fake.change("n", |node| {
+        node.container.state = State::Exited {
+            code: 0,
+            oom: false,
+        }
+    });
+    fake.set_outage(None);
+    let back = Instant::now();
+    let (reports, result) = told(wait).await;
+    assert!(
+        reports
+            .iter()
+            .any(|report| reason(report).ends_with("may start it again"))
+    );
+    assert_eq!(result.verdict, Verdict::Terminal);
+    assert!(
+        back.elapsed() >= Duration::from_secs(10),
+        "{:?}",
+        back.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_unit_is_terminal_with_its_journal_once_confirmed() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    fake.set_unit("n", "munge.service", "failed", "failed");
+    let engine = engine(&fake);
+    let (reports, result) = told(engine.wait(&ME, request(&["n"]))).await;
+    assert_eq!(result.message, "n: munge: munge.service is failed");
+    assert!(result.elapsed >= 100 * MS);
+    assert_eq!(reports.len(), 2, "first failed, then terminal");
+    assert!(matches!(reports[0].state, NodeState::Waiting(_)));
+    assert_eq!(reports[1].probes[3].detail.as_str(), "it died");
+
+    let munge = engine
+        .check(&ME, &name("n"), &probe("munge"), None, CHECK_LIMIT)
+        .await
+        .unwrap();
+    assert!(munge.result.is_terminal());
+    // One look cannot be two.
+    let snapshot = engine.snapshot(&ME, &name("n"), None).await.unwrap();
+    assert_eq!(
+        snapshot.probes[3].result,
+        ProbeResult::Looked(Outcome::failed("munge.service is failed"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_passes_through_failed_on_every_cycle_is_waited_for() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let engine = engine(&fake);
+    fake.set_unit("n", "munge.service", "failed", "failed");
+    let wait = engine.wait(&ME, request(&["n"]));
+    let cycling = async {
+        for _ in 0..40 {
+            sleep(90 * MS).await;
+            fake.set_unit("n", "munge.service", "failed", "failed");
+        }
+        fake.set_unit("n", "munge.service", "active", "running");
+    };
+    let ((_, result), ()) = tokio::join!(told(wait), cycling);
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_dies_right_after_its_start_is_never_ready() {
+    let mut node = FakeNode::ready("w", Some("worker"));
+    node.units.get_mut("slurmd.service").unwrap().kind = "simple";
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let wait = engine.wait(&ME, request(&["w"]));
+    let dying = async {
+        sleep(150 * MS).await;
+        fake.set_unit("w", "slurmd.service", "failed", "failed");
+    };
+    let ((reports, result), ()) = tokio::join!(told(wait), dying);
+    assert_eq!(result.verdict, Verdict::Terminal);
+    assert!(
+        reports
+            .iter()
+            .all(|report| report.state != NodeState::Ready)
+    );
+    assert!(reason(&reports[0]).contains("proves nothing for the first 200 ms"));
+
+    // Snapshot and check answer what is now.
+    fake.set_unit("w", "slurmd.service", "active", "running");
+    assert!(engine.snapshot(&ME, &name("w"), None).await.unwrap().ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_needs_all_nodes_at_the_same_moment() {
+    let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("bb", None)]);
+    fake.set_unit("bb", "munge.service", "inactive", "dead");
+    let engine = engine(&fake);
+    let slow = WaitRequest {
+        poll_interval: Duration::from_secs(20),
+        ..request(&["a", "bb"])
+    };
+    let wait = engine.wait(&ME, slow);
+    sleep(1000 * MS).await;
+    // `a` was ready when it was looked at last, and is not any more when `bb` becomes so.
+    fake.set_unit("a", "munge.service", "inactive", "dead");
+    fake.set_unit("bb", "munge.service", "active", "running");
+    let (reports, result) = told(wait).await;
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    assert_eq!(reports[0].state, NodeState::Ready);
+    assert!(
+        result.message.contains(": a: munge: "),
+        "{}",
+        result.message
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn stable_for_counts_from_the_first_passing_look_and_starts_again() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let engine = engine(&fake);
+    let stable = || WaitRequest {
+        stable_for: 2000 * MS,
+        ..request(&["n"])
+    };
+    let (reports, result) = told(engine.wait(&ME, stable())).await;
+    assert_eq!(result.verdict, Verdict::Ready);
+    assert!(
+        (2000 * MS..2100 * MS).contains(&result.elapsed),
+        "{:?}",
+        result.elapsed
+    );
+    assert_eq!(
+        reason(&reports[0]),
+        "every probe has passed, and has to stay so for 2s"
+    );
+    assert_eq!(reports.last().unwrap().state, NodeState::Ready);
+
+    let wait = engine.wait(&ME, stable());
+    let flapping = async {
+        sleep(1000 * MS).await;
+        fake.set_unit("n", "munge.service", "inactive", "dead");
+        sleep(1000 * MS).await;
+        fake.set_unit("n", "munge.service", "active", "running");
+    };
+    let ((_, result), ()) = tokio::join!(told(wait), flapping);
+    assert!(result.elapsed >= 4000 * MS, "{:?}", result.elapsed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
+    let mut node = FakeNode::ready("c", Some("controller"));
+    node.ping = None;
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let limited = |limit| WaitRequest {
+        limit: Some(limit),
+        ..request(&["c"])
+    };
+
+    // Soon over: the message names what was being asked, not that it was cut short.
+    let (_, result) = told(engine.wait(&ME, limited(300 * MS))).await;
+    let pending = "c: slurmctld: scontrol ping has not answered yet";
+    assert_eq!(result.message, format!("not ready within 0.3s: {pending}"));
+
+    // It is told after a second, and the probe's own limit makes it a failure of the node.
+    let (reports, result) = told(engine.wait(&ME, limited(40_000 * MS))).await;
+    assert_eq!(
+        reason(&reports[0]),
+        "slurmctld: scontrol ping has not answered yet"
+    );
+    assert!(matches!(
+        reports[0].probes[4].result,
+        ProbeResult::Unknown(_)
+    ));
+    assert!(
+        result
+            .message
+            .ends_with("slurmctld: scontrol ping has not answered within 16.5s"),
+        "{}",
+        result.message
+    );
+
+    let check = engine
+        .check(&ME, &name("c"), &probe("slurmctld"), None, 3000 * MS)
+        .await
+        .unwrap();
+    assert!(
+        matches!(check.result, ProbeResult::Looked(Outcome::Failed(_))),
+        "{check:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_node_delays_no_other() {
+    let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("bb", None)]);
+    fake.hang("a");
+    let engine = engine(&fake);
+    let hung = engine.wait(&ME, request(&["a"]));
+    let (_, result) = told(engine.wait(&ME, request(&["bb"]))).await;
+    assert_eq!(result.verdict, Verdict::Ready);
+    assert!(result.elapsed < 100 * MS, "{:?}", result.elapsed);
+
+    // Nothing has been seen of it, and yet there is a reason.
+    let (reports, result) = told(hung).await;
+    assert_eq!(
+        reason(&reports[0]),
+        "container: the engine has not answered yet"
+    );
+    assert!(
+        result.message.contains("has not answered within 5s"),
+        "{}",
+        result.message
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_that_is_no_role_is_never_guessed_around() {
+    let fake = FakeEngine::new([FakeNode::ready("n", Some("boss"))]);
+    let engine = engine(&fake);
+    let complaint = "container n has the label sind.role=boss, which is not a role: the roles are \
+                     controller, submitter, worker, db and api";
+    let failed = ProbeResult::Looked(Outcome::failed(complaint));
+
+    let snapshot = engine.snapshot(&ME, &name("n"), None).await.unwrap();
+    assert!(!snapshot.ready);
+    assert_eq!(snapshot.probes[0].result, failed);
+    let check = engine
+        .check(&ME, &name("n"), &probe("container"), None, CHECK_LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(check.result, failed);
+    let short = WaitRequest {
+        limit: Some(1000 * MS),
+        ..request(&["n"])
+    };
+    let (_, result) = told(engine.wait(&ME, short)).await;
+    assert!(result.message.ends_with(complaint), "{}", result.message);
+
+    // Who says the role, or the probes, needs no guess.
+    let mut explicit = request(&["n"]);
+    explicit.nodes[0].role = Some(Role::Worker);
+    assert_eq!(
+        told(engine.wait(&ME, explicit)).await.1.verdict,
+        Verdict::Ready
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn ones_own_probe_runs_like_the_others() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let engine = engine(&fake);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let third = Probe::custom("third-time", move |node: NodeName| {
+        let call = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match call {
+                0 => Err(CouldNotLook::new("no network")),
+                1 => Ok(Outcome::failed(format!("{node} has called {call} times"))),
+                _ => Ok(Outcome::passed()),
+            }
+        }
+    });
+    let mut probes = vec![third];
+    probes.extend(Probe::of_role(None));
+    let (reports, result) = told(engine.wait(
+        &ME,
+        WaitRequest {
+            probes,
+            ..request(&["n"])
+        },
+    ))
+    .await;
+    let reasons: Vec<_> = reports.iter().map(|report| reason(report)).collect();
+    assert_eq!(
+        reasons,
+        [
+            "third-time: no network",
+            "third-time: n has called 1 times",
+            ""
+        ]
+    );
+    assert_eq!(reports[0].probes.last().unwrap().probe, "third-time");
+    assert_eq!(result.verdict, Verdict::Ready);
+
+    let never = Probe::custom("never", |_| async { Ok(Outcome::terminal("it cannot be")) });
+    let target = WaitTarget {
+        node: name("n"),
+        role: None,
+    };
+    let gave_up = engine
+        .until_ready(&ME, target, vec![never], Duration::ZERO)
+        .await;
+    assert_eq!(
+        gave_up,
+        Err(NotReady::Terminal("n: never: it cannot be".to_owned()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_dropped_leaves_nothing_behind() {
+    let mut node = FakeNode::ready("c", Some("controller"));
+    node.ping = None;
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let mut waits: Vec<_> = (0..20).map(|_| engine.wait(&ME, request(&["c"]))).collect();
+    for wait in &mut waits {
+        let _ = timeout(2000 * MS, wait.next()).await;
+    }
+    assert_eq!(fake.execs(), 1, "one at a time in a node");
+    assert_eq!(engine.environment().tasks(), 40);
+
+    drop(waits);
+    tokio::task::yield_now().await;
+    assert_eq!(fake.execs(), 0);
+    assert_eq!(engine.environment().tasks(), 0);
+    let before = fake.inspections();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(fake.inspections(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_gets_the_newest_state_and_delays_nothing() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let engine = engine(&fake);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let wait = engine.wait(&ME, request(&["n"]));
+    for state in ["activating", "deactivating", "inactive", "activating"] {
+        sleep(1000 * MS).await;
+        fake.set_unit("n", "munge.service", state, state);
+    }
+    fake.set_unit("n", "munge.service", "active", "running");
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(
+        engine.environment().tasks(),
+        0,
+        "it was over long before it was read"
+    );
+    let (reports, result) = told(wait).await;
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0].state, NodeState::Ready);
+    assert!(result.elapsed < 6000 * MS, "{:?}", result.elapsed);
+}

@@ -1,0 +1,309 @@
+//! A container engine of nodes that exist only here: for time and for faults.
+//!
+//! A node answers the scripts that a link runs as real ones do; what it answers is the test's to set.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use readyd::runtime::{
+    CALL_LIMIT, Container, ContainerId, Exec, ExecOutput, RunningExec, Runtime, RuntimeError, State,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// A unit of a fake node: its states, its type, and the number of its process.
+#[derive(Debug, Clone)]
+pub struct FakeUnit {
+    pub active: &'static str,
+    pub sub: &'static str,
+    pub kind: &'static str,
+    pub pid: u32,
+    /// Its last change, in microseconds: a new number for each.
+    pub changed: u64,
+}
+
+impl FakeUnit {
+    pub fn new(active: &'static str, sub: &'static str, kind: &'static str) -> Self {
+        Self {
+            active,
+            sub,
+            kind,
+            pid: 7,
+            changed: 1,
+        }
+    }
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct FakeNode {
+    pub container: Container,
+    pub system: &'static str,
+    pub units: BTreeMap<&'static str, FakeUnit>,
+    pub greeting: &'static str,
+    /// What `scontrol ping` prints; nothing at all for one that hangs.
+    pub ping: Option<&'static str>,
+    /// How long each command takes.
+    pub delay: Duration,
+}
+
+impl FakeNode {
+    /// A running node with everything up.
+    pub fn ready(name: &str, role: Option<&str>) -> Self {
+        let label = role.map(|role| ("sind.role".to_owned(), role.to_owned()));
+        let active = |kind| FakeUnit::new("active", "running", kind);
+        Self {
+            container: Container {
+                id: ContainerId(format!("{:0>64}", name.len())),
+                name: name.to_owned(),
+                labels: label.into_iter().collect(),
+                state: State::Running,
+                restarts: false,
+                started_at: None,
+            },
+            system: "running",
+            units: [
+                ("ssh.service", active("notify")),
+                ("munge.service", active("forking")),
+                ("slurmctld.service", active("notify")),
+                ("slurmd.service", active("notify")),
+            ]
+            .into(),
+            greeting: "SSH-2.0-Fake\r",
+            ping: Some("Slurmctld(primary) at fake is UP"),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct World {
+    nodes: BTreeMap<String, FakeNode>,
+    /// Why the engine cannot be reached, while it cannot.
+    outage: Option<&'static str>,
+    /// Containers whose inspection never answers.
+    hung: Vec<String>,
+    inspections: usize,
+}
+
+/// A fake engine. A clone is the same engine.
+#[derive(Debug, Clone, Default)]
+pub struct FakeEngine {
+    world: Arc<Mutex<World>>,
+    execs: Arc<AtomicUsize>,
+}
+
+impl FakeEngine {
+    pub fn new(nodes: impl IntoIterator<Item = FakeNode>) -> Self {
+        let engine = Self::default();
+        for node in nodes {
+            engine.put(node);
+        }
+        engine
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// Makes a node, or replaces the one of its name.
+    pub fn put(&self, node: FakeNode) {
+        let name = node.container.name.clone();
+        self.world().nodes.insert(name, node);
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.world().nodes.remove(name);
+    }
+
+    /// Changes a node.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut FakeNode)) {
+        change(self.world().nodes.get_mut(name).unwrap());
+    }
+
+    /// Changes a unit, as systemd would: with a new time of change.
+    pub fn set_unit(
+        &self,
+        name: &str,
+        unit: &'static str,
+        active: &'static str,
+        sub: &'static str,
+    ) {
+        self.change(name, |node| {
+            let unit = node.units.get_mut(unit).unwrap();
+            (unit.active, unit.sub) = (active, sub);
+            unit.changed += 1;
+        });
+    }
+
+    pub fn set_outage(&self, outage: Option<&'static str>) {
+        self.world().outage = outage;
+    }
+
+    /// Lets the inspection of a container hang from now on.
+    pub fn hang(&self, name: &str) {
+        self.world().hung.push(name.to_owned());
+    }
+
+    /// How many commands are running.
+    pub fn execs(&self) -> usize {
+        self.execs.load(Ordering::SeqCst)
+    }
+
+    pub fn inspections(&self) -> usize {
+        self.world().inspections
+    }
+
+    fn reachable(&self, action: &str) -> Result<(), RuntimeError> {
+        match self.world().outage {
+            None => Ok(()),
+            Some(cause) => Err(RuntimeError::Unreachable {
+                action: action.to_owned(),
+                engine: "fake://".to_owned(),
+                cause: cause.to_owned(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for FakeEngine {
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError> {
+        let action = format!("inspecting container {name}");
+        let hangs = {
+            let mut world = self.world();
+            world.inspections += 1;
+            world.hung.iter().any(|hung| hung == name)
+        };
+        if hangs {
+            let start = Instant::now();
+            let end = by.min(start + CALL_LIMIT);
+            tokio::time::sleep_until(end).await;
+            return Err(RuntimeError::TimedOut {
+                action,
+                limit: end - start,
+            });
+        }
+        self.reachable(&action)?;
+        let world = self.world();
+        // As Docker does: by name, else by any prefix of an id.
+        let by_name = world.nodes.get(name);
+        let found = by_name.or_else(|| {
+            let mut nodes = world.nodes.values();
+            nodes.find(|node| node.container.id.0.starts_with(name))
+        });
+        Ok(found.map(|node| node.container.clone()))
+    }
+
+    async fn processes(&self, _id: &ContainerId, _by: Instant) -> Result<usize, RuntimeError> {
+        Ok(2)
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        exec: Exec,
+        _by: Instant,
+    ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+        self.reachable("starting a command")?;
+        self.execs.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(FakeExec {
+            engine: self.clone(),
+            id: id.clone(),
+            argv: exec.argv,
+        }))
+    }
+}
+
+struct FakeExec {
+    engine: FakeEngine,
+    id: ContainerId,
+    argv: Vec<String>,
+}
+
+impl Drop for FakeExec {
+    fn drop(&mut self) {
+        self.engine.execs.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl RunningExec for FakeExec {
+    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError> {
+        let action = "running a command".to_owned();
+        let node = {
+            let world = self.engine.world();
+            let mut nodes = world.nodes.values();
+            nodes.find(|node| node.container.id == self.id).cloned()
+        };
+        let node = match node {
+            Some(node) if node.container.state == State::Running => node,
+            _ => return Err(RuntimeError::NotRunning { action }),
+        };
+        let start = Instant::now();
+        let asked = self.argv.join(" ");
+        let output = async {
+            sleep(node.delay).await;
+            if asked.contains("systemctl show") {
+                return systemctl(&node, &self.argv);
+            }
+            if asked.contains("/dev/tcp") {
+                return format!("connected\n{}\n", node.greeting);
+            }
+            match node.ping {
+                Some(ping) => format!("fake\n{ping}\n"),
+                None => std::future::pending().await,
+            }
+        };
+        let stdout = timeout_at(by, output)
+            .await
+            .map_err(|_| RuntimeError::TimedOut {
+                action: action.clone(),
+                limit: by - start,
+            })?;
+        self.engine.reachable(&action)?;
+        Ok(ExecOutput {
+            stdout: stdout.into_bytes(),
+            ..ExecOutput::default()
+        })
+    }
+}
+
+/// What the script of a look prints on this node: its last arguments are the units.
+fn systemctl(node: &FakeNode, argv: &[String]) -> String {
+    let units = argv
+        .iter()
+        .skip_while(|word| *word != "yes" && *word != "no")
+        .skip(1);
+    let mut printed = format!("system {}\n", node.system);
+    for name in units {
+        let block = match node.units.get(name.as_str()) {
+            None => format!("Id={name}\nLoadState=not-found\nActiveState=inactive\n"),
+            Some(unit) => format!(
+                "Id={name}\nLoadState=loaded\nActiveState={}\nSubState={}\nType={}\nMainPID={}\n\
+                 StateChangeTimestampMonotonic={}\n",
+                unit.active, unit.sub, unit.kind, unit.pid, unit.changed
+            ),
+        };
+        for line in block.lines() {
+            printed.push_str("unit ");
+            printed.push_str(line);
+            printed.push('\n');
+        }
+        printed.push_str("unit \n");
+        if node
+            .units
+            .get(name.as_str())
+            .is_some_and(|unit| unit.active == "failed")
+        {
+            printed.push_str("journal it died\n");
+        }
+    }
+    printed
+}
