@@ -4,3 +4,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod fake;
+#[cfg(feature = "cli")]
+pub mod proxy;
+#[cfg(feature = "cli")]
+pub mod real;

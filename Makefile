@@ -1,0 +1,30 @@
+# make demo   brings up a small Slurm cluster in Docker and streams it to ready
+# make test   passes every test, real nodes included
+#
+# Both install and start Docker where it is not running (as root on Debian or Ubuntu; elsewhere they
+# say what to do).
+
+NODES := tests/nodes
+
+.PHONY: demo demo-down test bench engine image
+
+demo: engine
+	cargo build --locked
+	$(NODES)/demo
+
+# Removes the demo's cluster, and whatever else the tests may have left behind.
+demo-down: engine
+	$(NODES)/cluster down
+
+test: engine image
+	cargo test --locked --all-targets
+	cargo test --locked --doc
+
+bench: engine image
+	cargo bench --locked --bench nodes
+
+engine:
+	$(NODES)/engine
+
+image: engine
+	$(NODES)/cluster image

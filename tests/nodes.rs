@@ -1,0 +1,525 @@
+//! The real program, on real nodes: systemd, munge, sshd and Slurm in a real Docker Engine.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{process::Stdio, time::Duration};
+
+use readyd::{
+    docker::{DockerHost, DockerRuntime},
+    engine::{
+        CHECK_LIMIT, Engine, EngineError, NodeState, Options, Verdict, WaitEvent, WaitRequest,
+        WaitTarget,
+    },
+    environment::Environment,
+    node::{Identity, Role},
+    probe::{Outcome, Probe, Service},
+    report::ProbeResult,
+};
+use support::{
+    proxy::Proxy,
+    real::{
+        Cluster, Node, Serve, docker, eventually, in_node, readyd, readyd_command, stderr, stdout,
+        unique,
+    },
+};
+
+const ME: Identity = Identity::Local;
+
+fn engine() -> Engine {
+    let host = std::env::var("DOCKER_HOST")
+        .map_or_else(|_| DockerHost::default(), |host| host.parse().unwrap());
+    Engine::new(
+        DockerRuntime::new(host),
+        Options::default(),
+        Environment::tokio(),
+    )
+}
+
+fn request(nodes: &[&str], seconds: u64) -> WaitRequest {
+    let target = |node: &&str| WaitTarget {
+        node: node.parse().unwrap(),
+        role: None,
+    };
+    WaitRequest {
+        nodes: nodes.iter().map(target).collect(),
+        limit: Some(Duration::from_secs(seconds)),
+        ..WaitRequest::default()
+    }
+}
+
+fn reason(result: &ProbeResult) -> &str {
+    result.reason().map_or("", |reason| reason.as_str())
+}
+
+/// A slurm.conf for a node alone, in a file.
+fn slurm_conf(extra: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let conf = format!(
+        "ClusterName=alone\nSlurmctldHost=controller\nSlurmUser=slurm\n\
+         StateSaveLocation=/var/lib/slurm/slurmctld\nSlurmdSpoolDir=/var/lib/slurm/slurmd\n\
+         ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n{extra}\n"
+    );
+    std::fs::write(file.path(), conf).unwrap();
+    file
+}
+
+/// Waits for the end of the boot.
+fn booted(node: &Node) {
+    eventually("the node has booted", Duration::from_secs(20), || {
+        matches!(
+            node.sh("systemctl is-system-running").as_str(),
+            "running" | "degraded"
+        )
+    });
+}
+
+const CONTROLLER: [&str; 4] = [
+    "--hostname",
+    "controller",
+    "--label",
+    "sind.role=controller",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_becomes_ready_while_it_is_being_brought_up() {
+    let cluster = Cluster::named(&unique("c")["readyd-".len()..]);
+    let names = Cluster::HOSTS.map(|host| cluster.node(host));
+    let engine = engine();
+    let mut wait = engine.wait(&ME, request(&names.each_ref().map(String::as_str), 90));
+    let first = wait.next().await;
+    let Some(WaitEvent::Node(first)) = first else {
+        panic!("{first:?}")
+    };
+    let NodeState::Waiting(why) = &first.state else {
+        panic!("{first:?}")
+    };
+    assert!(why.as_str().ends_with("does not exist yet"), "{why}");
+
+    cluster.up();
+    let result = wait.result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    let roles: Vec<_> = result.nodes.iter().map(|report| report.role).collect();
+    assert_eq!(
+        roles,
+        [
+            Some(Role::Controller),
+            Some(Role::Worker),
+            Some(Role::Worker),
+            Some(Role::Submitter)
+        ]
+    );
+
+    for (host, name) in Cluster::HOSTS.iter().zip(&names) {
+        let snapshot = engine
+            .snapshot(&ME, &name.parse().unwrap(), None)
+            .await
+            .unwrap();
+        assert!(snapshot.ready, "{snapshot:?}");
+        let role = snapshot.role;
+        let services: Vec<_> = snapshot.services.keys().copied().collect();
+        assert_eq!(
+            services,
+            Service::of_node(role).collect::<Vec<_>>(),
+            "{host}"
+        );
+    }
+    for host in ["worker-0", "worker-1"] {
+        let registered = Probe::named("registered").unwrap();
+        let only = WaitRequest {
+            probes: vec![registered],
+            ..request(&[&cluster.node(host)], 30)
+        };
+        let result = engine.wait(&ME, only).result().await.unwrap();
+        assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    }
+    // What all of this is for.
+    assert_eq!(
+        in_node(&cluster.node("submitter"), "srun -N2 hostname | sort"),
+        "worker-0\nworker-1"
+    );
+}
+
+/// slurmctld's unit is active long before it serves, for as long as it resolves the names of nodes
+/// that do not exist. With the unit check alone, this would be called ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slurmctld_that_is_active_but_down_is_never_ready() {
+    let conf = slurm_conf("NodeName=ghost CPUs=1\nPartitionName=all Nodes=ALL Default=YES");
+    let path = conf.path().to_str().unwrap();
+    // Its name server takes questions and never answers.
+    let dns = [
+        "--dns",
+        "127.0.0.1",
+        "--dns-opt",
+        "timeout:1",
+        "--dns-opt",
+        "attempts:1",
+    ];
+    let options: Vec<_> = ["--conf", path]
+        .into_iter()
+        .chain(dns)
+        .chain(CONTROLLER)
+        .collect();
+    let node = Node::start(&unique("down"), &options);
+    booted(&node);
+    let unit =
+        |name: &str, text: &str| node.write(&format!("/run/systemd/system/deaf{name}"), text);
+    unit(".socket", "[Socket]\nListenDatagram=127.0.0.1:53\n");
+    unit(".service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    node.sh("systemctl daemon-reload; systemctl start deaf.socket slurmctld.service");
+    let engine = engine();
+    let mut wait = engine.wait(&ME, request(&[&node.0], 90));
+
+    let mut seen_down = false;
+    while let Some(event) = wait.next().await {
+        match event {
+            WaitEvent::Node(report) => {
+                let down = report
+                    .probes
+                    .iter()
+                    .any(|probe| reason(&probe.result).ends_with("is DOWN"));
+                if down && !seen_down {
+                    seen_down = true;
+                    assert_eq!(node.sh("systemctl is-active slurmctld"), "active");
+                    assert!(node.sh("scontrol ping").contains("is DOWN"));
+                    let snapshot = engine
+                        .snapshot(&ME, &node.0.parse().unwrap(), None)
+                        .await
+                        .unwrap();
+                    assert!(!snapshot.services[&Service::Slurmctld] && !snapshot.ready);
+                    // Still down behind the snapshot: the window was open for all of it.
+                    assert!(node.sh("scontrol ping").contains("is DOWN"));
+                    // Now the names can be found not to exist, and slurmctld goes on.
+                    node.sh("systemctl stop deaf.socket deaf.service");
+                }
+            }
+            WaitEvent::Result(result) => {
+                assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+                assert!(node.sh("scontrol ping").contains("is UP"));
+            }
+        }
+    }
+    assert!(seen_down, "the window was never seen open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slurmd_that_dies_after_its_start_is_never_ready() {
+    // It rejects a line that it knows nothing of: active for some milliseconds, then failed.
+    let conf = slurm_conf("NodeName=w CPUs=1\nNoSuchOption=1");
+    let path = conf.path().to_str().unwrap();
+    let node = Node::start(
+        &unique("dying"),
+        &[
+            "--enable",
+            "slurmd.service",
+            "--conf",
+            path,
+            "--hostname",
+            "w",
+            "--label",
+            "sind.role=worker",
+        ],
+    );
+    let mut wait = engine().wait(&ME, request(&[&node.0], 60));
+    while let Some(event) = wait.next().await {
+        match event {
+            WaitEvent::Node(report) => assert_ne!(report.state, NodeState::Ready, "{report:?}"),
+            WaitEvent::Result(result) => {
+                assert_eq!(result.verdict, Verdict::Terminal, "{}", result.message);
+                assert!(
+                    result
+                        .message
+                        .contains(": slurmd: slurmd.service is failed"),
+                    "{}",
+                    result.message
+                );
+                let slurmd = result.nodes[0].probes.last().unwrap();
+                assert!(
+                    slurmd.detail.as_str().contains("NoSuchOption"),
+                    "{:?}",
+                    slurmd.detail
+                );
+            }
+        }
+    }
+}
+
+/// A scontrol that never answers, in a container that is up.
+fn hung_controller() -> Node {
+    let node = Node::start(&unique("hung"), &CONTROLLER);
+    booted(&node);
+    // Its unit is active, so that scontrol is asked.
+    let unit = "[Service]\nExecStart=/bin/sleep infinity\n";
+    node.write("/etc/systemd/system/slurmctld.service", unit);
+    node.sh("systemctl daemon-reload; systemctl start slurmctld");
+    node.write("/usr/local/bin/scontrol", "#!/bin/sh\nexec sleep 7323\n");
+    node.sh("chmod +x /usr/local/bin/scontrol");
+    node
+}
+
+fn sleepers(node: &Node) -> usize {
+    docker(&["top", &node.0, "-eo", "pid,args"])
+        .lines()
+        .filter(|line| line.contains("sleep 7323"))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_client_leaves_nothing_behind_within_a_second() {
+    let node = hung_controller();
+    let serve = Serve::start(&[]);
+    // One call first, so that what the server keeps for itself is there.
+    readyd(&["check", &node.0, "container", "--server", &serve.url]);
+    let mut sockets = serve.sockets();
+    eventually("the server is at rest", Duration::from_secs(5), || {
+        let before = sockets;
+        sockets = serve.sockets();
+        before == sockets
+    });
+
+    let mut client = readyd_command(&["wait", &node.0, "--server", &serve.url])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("scontrol runs in the node", Duration::from_secs(20), || {
+        sleepers(&node) > 0
+    });
+    assert!(serve.sockets() > sockets);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    eventually("nothing runs for it", Duration::from_secs(1), || {
+        sleepers(&node) == 0 && serve.sockets() == sockets
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_paused_under_an_exec_ends_it_with_a_reason() {
+    let node = hung_controller();
+    let engine = engine();
+    let slurmctld = Probe::named("slurmctld").unwrap();
+    let name = node.0.parse().unwrap();
+    let check = engine.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
+    let pausing = async {
+        let node = node.0.clone();
+        tokio::task::spawn_blocking(move || {
+            eventually("scontrol runs in the node", Duration::from_secs(8), || {
+                docker(&["top", &node, "-eo", "pid,args"]).contains("sleep 7323")
+            });
+            docker(&["pause", &node]);
+            std::time::Instant::now()
+        })
+        .await
+        .unwrap()
+    };
+    let (report, paused) = tokio::join!(check, pausing);
+    let reason = format!("container {} is paused", node.0);
+    assert_eq!(
+        report.unwrap().result,
+        ProbeResult::Looked(Outcome::failed(reason))
+    );
+    assert!(
+        paused.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        paused.elapsed()
+    );
+    docker(&["unpause", &node.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_goes_away_is_told_apart_and_found_again() {
+    let node = Node::start(&unique("away"), &[]);
+    booted(&node);
+    node.sh("systemctl stop munge");
+    let mut proxy = Proxy::start();
+    let docker = DockerRuntime::new(proxy.host().parse().unwrap());
+    let engine = Engine::new(docker, Options::default(), Environment::tokio());
+    let mut wait = engine.wait(&ME, request(&[&node.0], 60));
+    let mut seen = Vec::new();
+    while let Some(event) = wait.next().await {
+        match event {
+            WaitEvent::Node(report) => {
+                let why = match &report.state {
+                    NodeState::Waiting(reason) => reason.as_str().to_owned(),
+                    state => format!("{state:?}"),
+                };
+                if why.contains("munge.service is inactive") && seen.is_empty() {
+                    proxy.cut();
+                    seen.push("munge");
+                } else if why.contains("cannot be reached") && seen == ["munge"] {
+                    seen.push("cut");
+                    let name = node.0.parse().unwrap();
+                    let snapshot = engine.snapshot(&ME, &name, None).await.unwrap_err();
+                    assert!(
+                        matches!(snapshot, EngineError::CouldNotLook { .. }),
+                        "{snapshot}"
+                    );
+                    let munge = Probe::named("munge").unwrap();
+                    let check = engine
+                        .check(&ME, &name, &munge, None, CHECK_LIMIT)
+                        .await
+                        .unwrap_err();
+                    assert!(matches!(check, EngineError::CouldNotLook { .. }), "{check}");
+                    proxy.mend();
+                } else if why.contains("munge.service is inactive") && seen == ["munge", "cut"] {
+                    seen.push("back");
+                    node.sh("systemctl start munge");
+                }
+            }
+            WaitEvent::Result(result) => {
+                assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+            }
+        }
+    }
+    assert_eq!(seen, ["munge", "cut", "back"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean() {
+    let node = Node::start(&unique("hostile"), &[]);
+    booted(&node);
+    let engine = engine();
+    let name = node.0.parse().unwrap();
+    let sshd = Probe::named("sshd").unwrap();
+    // systemd itself listens, and hands each connection to a script.
+    let unit =
+        |name: &str, text: &str| node.write(&format!("/run/systemd/system/fake{name}"), text);
+    unit(".socket", "[Socket]\nListenStream=22\nAccept=yes\n");
+    unit(
+        "@.service",
+        "[Service]\nStandardInput=socket\nExecStart=/bin/sh /run/fake.sh\n",
+    );
+    node.sh(
+        "systemctl disable --now ssh.service; systemctl daemon-reload; systemctl start fake.socket",
+    );
+    for (script, expected) in [
+        ("sleep 60", "port 22 accepts, but sent no banner within 1 s"),
+        (
+            r"printf '\033[31mred\007\n'",
+            "port 22 closed the connection; it said: [31mred",
+        ),
+        ("yes", "port 22 sent 8 KiB without a banner; it said: y"),
+        (
+            "yes | tr -d '\\n'",
+            "port 22 sent 8 KiB without a banner; it said: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+        ),
+        (r"printf 'hello\nSSH-2.0-x\r\n'", ""),
+    ] {
+        node.write("/run/fake.sh", script);
+        let report = engine
+            .check(&ME, &name, &sshd, None, CHECK_LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(reason(&report.result), expected, "{script}");
+        assert!(report.elapsed < Duration::from_secs(4), "{report:?}");
+    }
+    node.sh("systemctl stop fake.socket");
+    let report = engine
+        .check(&ME, &name, &sshd, None, CHECK_LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(reason(&report.result), "port 22: Connection refused");
+}
+
+#[test]
+fn the_command_line_says_how_it_ended() {
+    let name = unique("cli");
+    let node = Node::start(&name, &["--label", "team=a"]);
+    let code = |arguments: &[&str]| readyd(arguments).status.code();
+
+    let waited = readyd(&["wait", &name, "--timeout", "30s"]);
+    assert_eq!(waited.status.code(), Some(0));
+    assert!(
+        stdout(&waited).starts_with("ready: 1 node after "),
+        "{waited:?}"
+    );
+    assert!(
+        stderr(&waited).trim_end().ends_with("ready"),
+        "one line a change"
+    );
+
+    let snapshot = readyd(&["snapshot", &name, "--output", "json"]);
+    assert_eq!(snapshot.status.code(), Some(0));
+    let snapshot: serde_json::Value = serde_json::from_slice(&snapshot.stdout).unwrap();
+    assert_eq!(
+        snapshot["services"],
+        serde_json::json!({"munge": true, "sshd": true})
+    );
+    assert_eq!(snapshot["role"], "ROLE_UNSPECIFIED", "defaults are printed");
+
+    node.sh("systemctl stop munge");
+    assert_eq!(code(&["snapshot", &name]), Some(5));
+    assert_eq!(code(&["check", &name, "munge"]), Some(5));
+    assert_eq!(code(&["check", &name, "sshd"]), Some(0));
+    assert_eq!(code(&["wait", &name, "--timeout", "1s"]), Some(4));
+    assert_eq!(code(&["snapshot", &name, "--select", "team=a"]), Some(5));
+    assert_eq!(code(&["snapshot", &name, "--select", "team=b"]), Some(1));
+    assert_eq!(code(&["check", &name, "nope"]), Some(2));
+    assert_eq!(code(&["wait", "a/b"]), Some(2));
+    assert_eq!(code(&["nodes"]), Some(1));
+    let unreachable = readyd(&[
+        "snapshot",
+        &name,
+        "--docker-host",
+        "unix:///nonexistent.sock",
+    ]);
+    assert_eq!(unreachable.status.code(), Some(1));
+    assert!(
+        stderr(&unreachable).contains("there is no socket /nonexistent.sock"),
+        "{unreachable:?}"
+    );
+
+    // A unit that has failed for good, and what it said last.
+    node.sh("echo short >/etc/munge/munge.key; systemctl start munge; true");
+    let failed = readyd(&["check", &name, "munge"]);
+    assert_eq!(failed.status.code(), Some(3));
+    assert!(
+        stdout(&failed).contains("munge.service: Failed"),
+        "{failed:?}"
+    );
+    let secret = readyd(&["check", &name, "munge", "--no-journal"]);
+    assert_eq!(secret.status.code(), Some(3));
+    assert_eq!(stdout(&secret).lines().count(), 1, "{secret:?}");
+    assert_eq!(code(&["wait", &name]), Some(3));
+
+    docker(&["kill", &name]);
+    let dead = readyd(&["wait", &name]);
+    assert_eq!(dead.status.code(), Some(3));
+    let message =
+        format!("terminal: {name}: container: container {name} is exited (exit code 137)\n");
+    assert_eq!(stdout(&dead), message);
+}
+
+#[test]
+fn a_server_leaves_at_once_when_told_to_and_takes_its_socket_along() {
+    let node = Node::start(&unique("term"), &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", directory.path().join("readyd.sock").display());
+    let mut serve = Serve::start(&["--listen", &socket]);
+    let waiting = readyd_command(&["wait", &node.0, "--probe", "slurmd", "--server", &socket])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let sockets = serve.sockets();
+    eventually("the wait is under way", Duration::from_secs(10), || {
+        serve.sockets() > sockets
+    });
+
+    docker(&["version"]);
+    support::real::run(std::process::Command::new("kill").arg(serve.child.id().to_string()));
+    let told = waiting.wait_with_output().unwrap();
+    assert_eq!(told.status.code(), Some(1));
+    assert!(
+        stderr(&told).contains("UNAVAILABLE: the server is shutting down"),
+        "{told:?}"
+    );
+    eventually("the server has left", Duration::from_secs(2), || {
+        serve
+            .child
+            .try_wait()
+            .unwrap()
+            .is_some_and(|status| status.success())
+    });
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}

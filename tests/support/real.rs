@@ -1,0 +1,196 @@
+//! Real nodes in Docker, and the real program.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/nodes")
+        .join(name)
+}
+
+/// Runs a command, which has to succeed, and gives its output.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+pub fn docker(arguments: &[&str]) -> String {
+    run(Command::new("docker").args(arguments))
+}
+
+/// What a command in a node prints, whether it succeeds or not.
+pub fn in_node(node: &str, shell: &str) -> String {
+    let output = Command::new("docker")
+        .args(["exec", node, "sh", "-c", shell])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A name that no other test uses.
+pub fn unique(what: &str) -> String {
+    format!("readyd-{what}-{:08x}", fastrand::u32(..))
+}
+
+fn engine() {
+    let up = Command::new("docker")
+        .args(["version"])
+        .output()
+        .is_ok_and(|run| run.status.success());
+    assert!(
+        up,
+        "no Docker engine answers, and these tests need one: run tests/nodes/engine, or make test"
+    );
+}
+
+/// A node of its own, removed when this is dropped.
+pub struct Node(pub String);
+
+impl Node {
+    /// Makes a node with these options of `cluster node`.
+    pub fn start(name: &str, options: &[&str]) -> Self {
+        engine();
+        let node = Self(name.to_owned());
+        run(Command::new(script("cluster"))
+            .args(["node", name])
+            .args(options));
+        node
+    }
+
+    pub fn sh(&self, shell: &str) -> String {
+        in_node(&self.0, shell)
+    }
+
+    /// Writes a file in the node.
+    pub fn write(&self, path: &str, text: &str) {
+        let mut tee = Command::new("docker")
+            .args(["exec", "-i", &self.0, "tee", path])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        tee.stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        assert!(tee.wait().unwrap().success(), "writing {path}");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rm", "-fv", &self.0]).output();
+    }
+}
+
+/// A small Slurm cluster, removed when this is dropped.
+pub struct Cluster(pub String);
+
+impl Cluster {
+    pub const HOSTS: [&str; 4] = ["controller", "worker-0", "worker-1", "submitter"];
+
+    /// A cluster that is not there yet.
+    pub fn named(name: &str) -> Self {
+        engine();
+        Self(name.to_owned())
+    }
+
+    pub fn up(&self) {
+        run(Command::new(script("cluster")).args(["up", &self.0]));
+    }
+
+    pub fn node(&self, host: &str) -> String {
+        format!("readyd-{}-{host}", self.0)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = Command::new(script("cluster"))
+            .args(["down", &self.0])
+            .output();
+    }
+}
+
+/// The program's client commands.
+pub fn readyd(arguments: &[&str]) -> Output {
+    let output = readyd_command(arguments).output().unwrap();
+    println!("readyd {arguments:?}: {output:?}");
+    output
+}
+
+pub fn readyd_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readyd"));
+    command.args(arguments).env_remove("READYD_SERVER");
+    command
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A server of its own, ended when this is dropped.
+pub struct Serve {
+    pub url: String,
+    pub child: Child,
+}
+
+impl Serve {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = readyd_command(&["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = lines.find_map(|line| {
+            let line = line.unwrap();
+            line.split_once("listening on ")
+                .map(|(_, url)| url.to_owned())
+        });
+        // The rest is read too, so that the server never waits for its reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            url: url.unwrap(),
+            child,
+        }
+    }
+
+    /// How many sockets the server has open.
+    pub fn sockets(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let target =
+            |fd: std::io::Result<std::fs::DirEntry>| std::fs::read_link(fd.ok()?.path()).ok();
+        fds.filter_map(target)
+            .filter(|to| to.to_string_lossy().starts_with("socket:"))
+            .count()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks until it holds, for as long as that may take.
+pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
