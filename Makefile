@@ -17,7 +17,7 @@ demo-down: engine
 	$(NODES)/cluster down
 
 test: engine image
-	cargo test --locked --all-targets
+	cargo test --locked --lib --bins --tests --examples
 	cargo test --locked --doc
 
 bench: engine image

@@ -24,7 +24,8 @@ use tonic::transport::Channel;
 
 const ROUNDS: usize = 15;
 
-const BANNER: &str = "exec 3<>/dev/tcp/127.0.0.1/22; read -r line <&3; case $line in SSH-*) ;; *) exit 1 ;; esac";
+const BANNER: &str =
+    "exec 3<>/dev/tcp/127.0.0.1/22; read -r line <&3; case $line in SSH-*) ;; *) exit 1 ;; esac";
 
 struct Bench {
     runtime: Runtime,
@@ -33,20 +34,33 @@ struct Bench {
 
 impl Bench {
     fn snapshot(&mut self, node: &str) {
-        let request = SnapshotRequest { node: node.to_owned(), role: 0 };
-        let response = self.runtime.block_on(self.client.snapshot(request)).unwrap();
+        let request = SnapshotRequest {
+            node: node.to_owned(),
+            role: 0,
+        };
+        let response = self
+            .runtime
+            .block_on(self.client.snapshot(request))
+            .unwrap();
         assert!(response.into_inner().ready);
     }
 
     fn check(&mut self, node: &str, probe: &str) {
-        let request = CheckRequest { node: node.to_owned(), probe: probe.to_owned(), ..Default::default() };
+        let request = CheckRequest {
+            node: node.to_owned(),
+            probe: probe.to_owned(),
+            ..Default::default()
+        };
         let response = self.runtime.block_on(self.client.check(request)).unwrap();
         assert_eq!(response.into_inner().report.unwrap().reason, "");
     }
 
     fn wait(&mut self, node: &str) {
         let request = WaitReadyRequest {
-            nodes: vec![NodeTarget { node: node.to_owned(), role: 0 }],
+            nodes: vec![NodeTarget {
+                node: node.to_owned(),
+                role: 0,
+            }],
             ..Default::default()
         };
         let verdict = self.runtime.block_on(async {
@@ -90,9 +104,14 @@ fn row(name: &str, mut ours: impl FnMut(), theirs: impl Fn()) {
     // One of each goes uncounted: caches, connections.
     ours();
     theirs();
-    let (ours, theirs): (Vec<_>, Vec<_>) = (0..ROUNDS).map(|_| (time(&mut ours), time(&theirs))).unzip();
+    let (ours, theirs): (Vec<_>, Vec<_>) = (0..ROUNDS)
+        .map(|_| (time(&mut ours), time(&theirs)))
+        .unzip();
     let (ours, theirs) = (median(ours), median(theirs));
-    println!("| {name:<32} | {ours:>9.2} | {theirs:>14.2} | {:>6.2} |", theirs / ours);
+    println!(
+        "| {name:<36} | {ours:>9.2} | {theirs:>14.2} | {:>6.2} |",
+        theirs / ours
+    );
 }
 
 fn main() {
@@ -101,31 +120,59 @@ fn main() {
     let (controller, worker) = (cluster.node("controller"), cluster.node("worker-0"));
     let serve = Serve::start(&[]);
     let runtime = Runtime::new().unwrap();
-    let client = runtime.block_on(ReadinessServiceClient::connect(serve.url.clone())).unwrap();
+    let client = runtime
+        .block_on(ReadinessServiceClient::connect(serve.url.clone()))
+        .unwrap();
     let mut bench = Bench { runtime, client };
     bench.wait(&controller);
     bench.wait(&worker);
 
     println!("medians of {ROUNDS} rounds in turn, in ms; over gRPC on loopback\n");
-    println!("| {:<32} | {:>9} | {:>14} | {:>6} |", "what", "readyd", "docker exec", "ratio");
-    println!("|{:-<34}|{:->11}|{:->16}|{:->8}|", "", ":", ":", ":");
+    println!(
+        "| {:<36} | {:>9} | {:>14} | {:>6} |",
+        "what", "readyd", "docker exec", "ratio"
+    );
+    println!("|{:-<38}|{:->11}|{:->16}|{:->8}|", "", ":", ":", ":");
     let active = |unit| ["systemctl", "is-active", unit];
     let ping = ["scontrol", "ping"];
     let units = ["systemctl", "is-active", "munge", "sshd", "slurmd"];
     let base = ["systemctl", "is-active", "munge", "sshd"];
     let banner = ["bash", "-c", BANNER];
     let booted = ["systemctl", "is-system-running"];
-    row("snapshot of a worker", || bench.snapshot(&worker), || exec(&worker, &[&units]));
-    row("snapshot of a controller", || bench.snapshot(&controller), || exec(&controller, &[&base, &ping]));
-    row("check munge", || bench.check(&worker, "munge"), || exec(&worker, &[&active("munge")]));
-    row("check sshd", || bench.check(&worker, "sshd"), || exec(&worker, &[&banner]));
-    row("check slurmctld", || bench.check(&controller, "slurmctld"), || exec(&controller, &[&ping]));
+    row(
+        "snapshot of a worker",
+        || bench.snapshot(&worker),
+        || exec(&worker, &[&units]),
+    );
+    row(
+        "snapshot of a controller",
+        || bench.snapshot(&controller),
+        || exec(&controller, &[&base, &ping]),
+    );
+    row(
+        "check munge",
+        || bench.check(&worker, "munge"),
+        || exec(&worker, &[&active("munge")]),
+    );
+    row(
+        "check sshd",
+        || bench.check(&worker, "sshd"),
+        || exec(&worker, &[&banner]),
+    );
+    row(
+        "check slurmctld",
+        || bench.check(&controller, "slurmctld"),
+        || exec(&controller, &[&ping]),
+    );
     row(
         "wait on a worker that is ready",
         || bench.wait(&worker),
         || {
             docker(&["inspect", "-f", "{{.State.Status}}", &worker]);
-            exec(&worker, &[&booted, &banner, &active("munge"), &active("slurmd")]);
+            exec(
+                &worker,
+                &[&booted, &banner, &active("munge"), &active("slurmd")],
+            );
         },
     );
     row(

@@ -2,6 +2,8 @@
 
 // Each test binary uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
+// A test's own helpers may fail it, and a failure prints what went before.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 pub mod fake;
 #[cfg(feature = "cli")]

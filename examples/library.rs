@@ -1,0 +1,61 @@
+//! The engine without gRPC: waits for a node with a probe of one's own beside its role's.
+//!
+//! ```text
+//! cargo run --example library --no-default-features --features engine -- NODE
+//! ```
+
+use std::time::Duration;
+
+use readyd::{
+    docker::{DockerHost, DockerRuntime},
+    engine::{Engine, Options, WaitEvent, WaitRequest, WaitTarget},
+    environment::Environment,
+    node::{Identity, NodeName},
+    probe::{CouldNotLook, Outcome, Probe},
+};
+
+#[tokio::main]
+#[allow(clippy::print_stdout)]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let node: NodeName = std::env::args()
+        .nth(1)
+        .ok_or("usage: library NODE")?
+        .parse()?;
+    let engine = Engine::new(
+        DockerRuntime::new(DockerHost::default()),
+        Options::default(),
+        Environment::tokio(),
+    );
+
+    let snapshot = engine.snapshot(&Identity::Local, &node, None).await?;
+    println!(
+        "now: ready {}, services {:?}",
+        snapshot.ready, snapshot.services
+    );
+
+    // A check of one's own tells a failure, which may pass, from not having been able to look.
+    let licence = Probe::custom("licence", |_node| async {
+        match std::fs::metadata("/etc/hostname") {
+            Ok(file) if file.len() > 0 => Ok(Outcome::passed()),
+            Ok(_) => Ok(Outcome::failed("/etc/hostname is empty")),
+            Err(error) => Err(CouldNotLook::new(format!("reading /etc/hostname: {error}"))),
+        }
+    });
+    let mut probes = Probe::of_role(snapshot.role);
+    probes.push(licence);
+
+    let request = WaitRequest {
+        nodes: vec![WaitTarget { node, role: None }],
+        probes,
+        limit: Some(Duration::from_secs(60)),
+        ..WaitRequest::default()
+    };
+    let mut wait = engine.wait(&Identity::Local, request);
+    while let Some(event) = wait.next().await {
+        match event {
+            WaitEvent::Node(report) => println!("{}: {:?}", report.node, report.state),
+            WaitEvent::Result(result) => println!("{:?} {}", result.verdict, result.message),
+        }
+    }
+    Ok(())
+}
