@@ -1,5 +1,6 @@
 //! The library's front door: snapshot, check and wait over nodes, free of gRPC and of Docker types.
 
+mod driver;
 mod wait;
 
 use std::{

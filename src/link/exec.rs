@@ -118,16 +118,17 @@ impl ExecLink {
             what: what.to_owned(),
             limit: self.environment.now() - asked,
         };
-        let mut pass = match self.gate.pass(&self.container, by).await {
-            Ok(pass) => pass,
-            // Another look at this node hangs: that is the node's doing.
-            Err(Refused::Node) => return Err(slow()),
-            Err(Refused::Budget) => {
-                return Err(LinkError::Busy {
-                    what: what.to_owned(),
-                });
-            }
-        };
+        let mut pass = self
+            .gate
+            .pass(&self.container, by)
+            .await
+            .map_err(|refused| LinkError::Busy {
+                what: what.to_owned(),
+                why: match refused {
+                    Refused::Node => "another command in the node has not ended yet",
+                    Refused::Budget => "too many commands are running in other nodes",
+                },
+            })?;
 
         let left = by.saturating_duration_since(self.environment.now());
         let limit = limit.min(left);

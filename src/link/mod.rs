@@ -40,10 +40,12 @@ pub(crate) enum LinkError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// Our own limits kept us from asking: nothing is known of the node.
-    #[error("{what} could not be asked: too many execs are running already")]
+    #[error("{what} could not be asked: {why}")]
     Busy {
         /// What was asked.
         what: String,
+        /// Which limit.
+        why: &'static str,
     },
     /// The container stopped running. What it is now decides.
     #[error("the container stopped running")]
