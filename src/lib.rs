@@ -21,7 +21,7 @@
 //! | `systemd` | how systemd is asked, and what its answers say |
 //! | [`docker`] | the runtime over bollard |
 //! | [`probe`] | what each probe means |
-//! | [`runtime`], [`node`], [`unit`], [`question`], [`report`], [`text`], [`environment`] | the traits and plain types that the rest share |
+//! | [`runtime`], [`node`], [`mod@unit`], [`question`], [`report`], [`text`], [`environment`] | the traits and plain types that the rest share |
 //!
 //! # From Go's package `probe`
 //!

@@ -71,7 +71,7 @@ pub enum State {
 pub struct Exec {
     /// The command and its arguments.
     pub argv: Vec<String>,
-    /// How many bytes of output are kept, of each stream; the rest is read and thrown away.
+    /// How many bytes it may print, to each stream; one that prints more is given up.
     pub cap: usize,
 }
 
@@ -161,6 +161,14 @@ pub enum RuntimeError {
     NotRunning {
         /// What was asked, and of what.
         action: String,
+    },
+    /// The command printed more than its cap.
+    #[error("{action}: it printed more than {} KiB", cap / 1024)]
+    TooMuch {
+        /// What was asked, and of what.
+        action: String,
+        /// The cap, in bytes.
+        cap: usize,
     },
     /// The container has no such command, or cannot run it.
     #[error("{action}: {message}")]

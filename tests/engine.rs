@@ -218,6 +218,8 @@ async fn a_die_in_mid_wait_ends_it_and_keep_waiting_goes_on() {
         NodeState::Terminal(_)
     ));
 
+    // The other wait polls at moments of its own, and sees it too.
+    sleep(600 * MS).await;
     fake.put(FakeNode::ready("w", Some("worker")));
     let (reports, result) = keep.await.unwrap();
     assert_eq!(result.verdict, Verdict::Ready);

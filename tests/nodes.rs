@@ -294,37 +294,63 @@ async fn a_killed_client_leaves_nothing_behind_within_a_second() {
     });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_is_paused_under_an_exec_ends_it_with_a_reason() {
-    let node = hung_controller();
+/// Checks slurmctld, and does something to the node while scontrol hangs there; gives what the check
+/// found, once it is known that it did not wait for scontrol's own limit.
+async fn checked_under(node: &Node, then: &'static str) -> ProbeResult {
     let engine = engine();
     let slurmctld = Probe::named("slurmctld").unwrap();
     let name = node.0.parse().unwrap();
     let check = engine.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
-    let pausing = async {
-        let node = node.0.clone();
-        tokio::task::spawn_blocking(move || {
-            eventually("scontrol runs in the node", Duration::from_secs(8), || {
-                docker(&["top", &node, "-eo", "pid,args"]).contains("sleep 7323")
-            });
-            docker(&["pause", &node]);
-            std::time::Instant::now()
-        })
-        .await
-        .unwrap()
-    };
-    let (report, paused) = tokio::join!(check, pausing);
-    let reason = format!("container {} is paused", node.0);
-    assert_eq!(
-        report.unwrap().result,
-        ProbeResult::Looked(Outcome::failed(reason))
-    );
-    assert!(
-        paused.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        paused.elapsed()
-    );
+    let name = node.0.clone();
+    let doing = tokio::task::spawn_blocking(move || {
+        eventually("scontrol runs in the node", Duration::from_secs(8), || {
+            docker(&["top", &name, "-eo", "pid,args"]).contains("sleep 7323")
+        });
+        docker(&[then, &name]);
+        std::time::Instant::now()
+    });
+    let (report, done) = tokio::join!(check, doing);
+    let waited = done.unwrap().elapsed();
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    report.unwrap().result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_pauses_or_dies_under_an_exec_ends_it_with_a_reason() {
+    let node = hung_controller();
+    let is = |state: &str| format!("container {} is {state}", node.0);
+    let paused = checked_under(&node, "pause").await;
+    assert_eq!(paused, ProbeResult::Looked(Outcome::failed(is("paused"))));
     docker(&["unpause", &node.0]);
+    eventually(
+        "the paused command has gone",
+        Duration::from_secs(5),
+        || sleepers(&node) == 0,
+    );
+    let killed = checked_under(&node, "kill").await;
+    assert_eq!(
+        killed,
+        ProbeResult::Looked(Outcome::terminal(is("exited (exit code 137)")))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_never_stops_printing_is_given_up() {
+    let node = hung_controller();
+    node.write("/usr/local/bin/scontrol", "#!/bin/sh\nexec yes\n");
+    let slurmctld = Probe::named("slurmctld").unwrap();
+    let name = node.0.parse().unwrap();
+    let report = engine()
+        .check(&ME, &name, &slurmctld, None, CHECK_LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(
+        reason(&report.result),
+        "scontrol ping printed more than 256 KiB"
+    );
+    eventually("it does not run any more", Duration::from_secs(2), || {
+        !docker(&["top", &node.0, "-eo", "pid,comm"]).contains("yes")
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,7 +100,7 @@ impl RunningExec for RunningDockerExec {
 }
 
 impl RunningDockerExec {
-    /// Reads to the end, since a command whose output nobody reads hangs; keeps what the cap allows.
+    /// Reads to the end, or to the cap: a command that never stops printing is not read for ever.
     async fn drain(&mut self, into: &mut ExecOutput, call: &Call) -> Result<(), RuntimeError> {
         loop {
             let chunk = tokio::select! {
@@ -119,8 +119,13 @@ impl RunningDockerExec {
                 Some(Ok(LogOutput::StdIn { .. })) => continue,
                 Some(Err(error)) => return Err(call.clone().error(error)),
             };
-            let room = self.cap.saturating_sub(stream.len());
-            stream.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            if stream.len() + bytes.len() > self.cap {
+                return Err(RuntimeError::TooMuch {
+                    action: call.action.clone(),
+                    cap: self.cap,
+                });
+            }
+            stream.extend_from_slice(&bytes);
         }
     }
 }

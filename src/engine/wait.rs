@@ -40,7 +40,7 @@ pub struct WaitRequest {
     pub probes: Vec<Probe>,
     /// When to give up; never by default.
     pub limit: Option<Duration>,
-    /// The delay between two looks at a node; zero, the default, means [`POLL_INTERVAL`].
+    /// The delay between two looks at a node; zero, the default, means [`super::POLL_INTERVAL`].
     pub poll_interval: Duration,
     /// For how long every probe has to have stayed passed, from this wait's own first passing look.
     pub stable_for: Duration,

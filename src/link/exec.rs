@@ -144,11 +144,19 @@ impl ExecLink {
         };
 
         let work = async {
+            let before = self.environment.now();
             let running = self.runtime.exec(&self.container, exec, by).await?;
             let end = (self.environment.now() + limit + GRACE).min(by);
             // It runs: whatever is late from here on is the node.
             match running.output(end).await {
                 Err(RuntimeError::TimedOut { .. }) => Err(slow()),
+                // Killed by somebody else than its limit: by the end of the container, most likely.
+                Ok(output)
+                    if TIMED_OUT.contains(&output.code)
+                        && self.environment.now() < before + limit =>
+                {
+                    Err(LinkError::NotRunning)
+                }
                 other => Ok(other?),
             }
         };
@@ -157,6 +165,9 @@ impl ExecLink {
             Err(LinkError::Runtime(RuntimeError::CannotRun { message, .. })) => Err(
                 LinkError::Node(format!("the node cannot run a shell: {message}")),
             ),
+            Err(LinkError::Runtime(RuntimeError::TooMuch { cap, .. })) => Err(LinkError::Node(
+                format!("{what} printed more than {} KiB", cap / 1024),
+            )),
             other => other,
         }
     }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A node's probes run in this order and stop at the first that does not pass. A new probe is a row
-//! of [`TABLE`], and a file here if it means something new.
+//! of `TABLE`, and a file here if it means something new.
 
 pub(crate) mod container;
 mod outcome;

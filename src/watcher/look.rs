@@ -24,6 +24,9 @@ use crate::{
 /// has set up its cgroups can break the node's boot (kind#2409).
 const YOUNG: Duration = Duration::from_secs(5);
 
+/// For how long an engine may still call a container running whose processes it has already seen end.
+const LAG: Duration = Duration::from_millis(500);
+
 /// What every look needs: the engine, and the server's own settings.
 #[derive(Clone)]
 pub(crate) struct Sight {
@@ -244,13 +247,25 @@ impl Look<'_> {
 
     /// The container stopped running under the look: what it is now decides.
     async fn stopped(&mut self, by: Instant) -> Result<Found, CouldNotLook> {
-        let now = self.sight.container(self.identity, self.node, by).await?;
+        let environment = &self.sight.environment;
+        let patience = environment.now() + LAG;
+        let now = loop {
+            let sight = self.sight;
+            let now = sight.container(self.identity, self.node, by).await?;
+            if environment.now() >= patience || now.as_ref() != Some(&self.container) {
+                break now;
+            }
+            environment.sleep(LAG / 10).await;
+        };
         let outcome = match now {
             Some(now) if now.id == self.container.id => {
-                self.container = now;
+                let before = std::mem::replace(&mut self.container, now);
                 match &self.container.state {
+                    State::Running if before.started_at == self.container.started_at => {
+                        Outcome::failed("the command that looked at the node was killed there")
+                    }
                     State::Running => Outcome::failed(format!(
-                        "container {} stopped and runs again while it was looked at",
+                        "container {} was started again while it was looked at",
                         self.node
                     )),
                     _ => container::judge(self.node, &self.container),
