@@ -133,12 +133,13 @@ pub enum RuntimeError {
         cause: String,
     },
     /// No answer in time.
-    #[error("{action}: the engine has not answered within {}", seconds(*limit))]
+    #[error("{action}: the engine has not answered {}", within(*limit))]
     TimedOut {
         /// What was asked, and of what.
         action: String,
-        /// The time it was given.
-        limit: Duration,
+        /// The call's own limit; none if who asked set an earlier end. What was left then differs
+        /// from call to call, and a reason holds no clocks.
+        limit: Option<Duration>,
     },
     /// The engine answered with an error.
     #[error("{action}: the engine says: {message}")]
@@ -178,6 +179,14 @@ pub enum RuntimeError {
         /// The engine's own words.
         message: String,
     },
+}
+
+/// What a call has not answered in: its own limit, or the time that it was left.
+pub(crate) fn within(limit: Option<Duration>) -> String {
+    limit.map_or_else(
+        || "in time".to_owned(),
+        |limit| format!("within {}", seconds(limit)),
+    )
 }
 
 /// A duration for people: `10s`, `0.25s`.

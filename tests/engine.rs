@@ -24,7 +24,7 @@ use readyd::{
     report::ProbeResult,
     runtime::State,
 };
-use support::fake::{FakeEngine, FakeNode};
+use support::fake::{FakeEngine, FakeNode, FakeUnit};
 use tokio::time::{Instant, sleep, timeout};
 
 const ME: Identity = Identity::Local;
@@ -485,6 +485,41 @@ async fn stable_for_counts_from_the_first_passing_look_and_starts_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_that_times_out_blames_who_fails_before_who_is_only_too_young() {
+    let fake = FakeEngine::new([FakeNode::ready("a", None)]);
+    let engine = engine(&fake);
+    let wait = WaitRequest {
+        limit: Some(2000 * MS),
+        stable_for: 1900 * MS,
+        ..request(&["a", "missing"])
+    };
+    let (_, result) = told(engine.wait(&ME, wait)).await;
+    assert_eq!(
+        result.message,
+        "not ready within 2s: missing: container: container missing does not exist yet"
+    );
+    assert_eq!(result.about, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_accepts_is_no_slurmrestd_without_its_unit() {
+    let fake = FakeEngine::new([FakeNode::ready("n", Some("api"))]);
+    let engine = engine(&fake);
+    let (node, slurmrestd) = (name("n"), probe("slurmrestd"));
+    let check = || engine.check(&ME, &node, &slurmrestd, None, CHECK_LIMIT);
+    let failed = ProbeResult::Looked(Outcome::failed(
+        "slurmrestd.service does not exist in the node",
+    ));
+    assert_eq!(check().await.unwrap().result, failed);
+
+    let unit = FakeUnit::new("active", "running", "simple");
+    fake.change("n", |node| {
+        node.units.insert("slurmrestd.service", unit);
+    });
+    assert!(check().await.unwrap().result.is_passed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
     let mut node = FakeNode::ready("c", Some("controller"));
     node.ping = None;
@@ -513,7 +548,7 @@ async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
     assert!(
         result
             .message
-            .ends_with("slurmctld: scontrol ping has not answered within 16.5s"),
+            .ends_with("slurmctld: scontrol ping has not answered within 15s"),
         "{}",
         result.message
     );

@@ -228,7 +228,7 @@ async fn a_check_says_whether_the_node_or_the_engine_was_slow() {
         .report
         .unwrap();
     assert_eq!(report.outcome(), Outcome::Failed);
-    assert_eq!(report.reason, "scontrol ping has not answered within 0.2s");
+    assert_eq!(report.reason, "scontrol ping has not answered in time");
 
     fake.hang("n");
     let status = served.client.check(request()).await.unwrap_err();
@@ -239,7 +239,7 @@ async fn a_check_says_whether_the_node_or_the_engine_was_slow() {
     assert!(
         status
             .message()
-            .contains("the engine has not answered within 0.2s"),
+            .contains("the engine has not answered in time"),
         "{status}"
     );
 }

@@ -39,15 +39,17 @@ impl Progress {
     pub(super) fn node(&mut self, report: &NodeReport) {
         match self {
             Self::Live { bars, nodes } => {
-                let bar = nodes.entry(report.node.clone()).or_insert_with(|| {
-                    let bar = bars.add(ProgressBar::new_spinner());
-                    bar.enable_steady_tick(Duration::from_millis(100));
-                    bar
-                });
+                let bar = nodes
+                    .entry(report.node.clone())
+                    .or_insert_with(|| bars.add(ProgressBar::new_spinner()));
                 bar.set_style(style(report.state()));
                 bar.set_prefix(report.node.clone());
                 bar.set_message(message(report));
-                if report.state() != NodeState::Waiting {
+                // Only a node that is waited for moves.
+                if report.state() == NodeState::Waiting {
+                    bar.enable_steady_tick(Duration::from_millis(100));
+                } else {
+                    bar.disable_steady_tick();
                     bar.tick();
                 }
             }

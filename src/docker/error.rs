@@ -20,7 +20,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn timed_out(self, limit: Duration) -> RuntimeError {
+    pub(super) fn timed_out(self, limit: Option<Duration>) -> RuntimeError {
         RuntimeError::TimedOut {
             action: self.action,
             limit,
@@ -45,7 +45,7 @@ impl Call {
             }
             Error::RequestTimeoutError => RuntimeError::TimedOut {
                 action,
-                limit: crate::runtime::CALL_LIMIT,
+                limit: None,
             },
             Error::SocketNotFoundError(path) => RuntimeError::Unreachable {
                 action,

@@ -74,7 +74,7 @@ impl DockerRuntime {
         let made = timeout_at(end, async { call(self.client().await?).await }).await;
         let result = match made {
             Ok(result) => result.map_err(|error| context.error(error)),
-            Err(_) => Err(context.timed_out(end - start)),
+            Err(_) => Err(context.timed_out((start + CALL_LIMIT <= by).then_some(CALL_LIMIT))),
         };
         if let Err(RuntimeError::Unreachable { .. } | RuntimeError::TimedOut { .. }) = result {
             *self.lock() = None;

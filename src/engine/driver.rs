@@ -302,12 +302,19 @@ impl Driver {
             Verdict::Ready => None,
             Verdict::Terminal => self.first(is_terminal),
             Verdict::TimedOut => {
+                // Who fails comes before who passes, but not for long enough yet.
+                let failing = |followed: &Followed| {
+                    let told = followed.told.as_ref();
+                    told.is_some_and(|told| told.failing().is_some())
+                };
                 let waiting = |followed: &Followed| match &followed.told {
                     Some(told) => told.state != NodeState::Ready,
                     None => true,
                 };
+                let mut nodes = self.nodes.iter();
                 // All nodes ready, but not yet seen so in the same moment: the first stands for all.
-                self.nodes.iter().position(waiting).or(Some(0))
+                let failing = nodes.clone().position(failing);
+                failing.or_else(|| nodes.position(waiting)).or(Some(0))
             }
         };
         let message = about

@@ -22,7 +22,7 @@ use crate::{
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{CouldNotLook, Finding, Outcome, Probe, Service},
     report::{ProbeReport, ProbeResult},
-    runtime::{CALL_LIMIT, Container, Runtime},
+    runtime::{Container, Runtime},
     text::Detail,
     watcher::{
         Depth, Sight,
@@ -146,7 +146,7 @@ impl Engine {
     ) -> Result<Snapshot, EngineError> {
         let now = || self.sight.environment.now();
         let start = now();
-        let container = self.container(identity, node, start + CALL_LIMIT).await?;
+        let container = self.container(identity, node, start + CHECK_LIMIT).await?;
         let labelled = self.sight.role(node, &container);
         let role = role.map(Ok).or(labelled.transpose()).transpose();
         let known = role.clone().ok().flatten();
@@ -206,9 +206,7 @@ impl Engine {
     ) -> Result<ProbeReport, EngineError> {
         let start = self.sight.environment.now();
         let by = start + limit;
-        let container = self
-            .container(identity, node, by.min(start + CALL_LIMIT))
-            .await?;
+        let container = self.container(identity, node, by).await?;
         let bad_role = match role {
             None if probe.is_container() => self.sight.role(node, &container).err(),
             _ => None,

@@ -86,10 +86,10 @@ impl Service {
     ) -> Result<T, Status> {
         let _permit = self.admit(&self.looks, "snapshots and checks", self.limits.looks)?;
         let Some(left) = left else {
-            return look.await.map_err(|error| status::engine(&error));
+            return look.await.map_err(|error| status::engine(&error, probe));
         };
         match tokio::time::timeout(left, look).await {
-            Ok(looked) => looked.map_err(|error| status::engine(&error)),
+            Ok(looked) => looked.map_err(|error| status::engine(&error, probe)),
             Err(_) => Err(status::deadline(node, probe, left)),
         }
     }

@@ -80,13 +80,13 @@ pub(super) fn invalid(violations: &[Violation]) -> Status {
     }
 }
 
-/// An engine's error for a unary call.
-pub(super) fn engine(error: &EngineError) -> Status {
+/// An engine's error for a unary call, of one probe or of several.
+pub(super) fn engine(error: &EngineError, probe: Option<&str>) -> Status {
     match error {
         EngineError::NodeNotFound { node } => status(
             Code::NotFound,
             &error.to_string(),
-            details("NODE_NOT_FOUND", Some(node), None),
+            details("NODE_NOT_FOUND", Some(node), probe),
         ),
         EngineError::CouldNotLook { node, probe, .. } => status(
             Code::Unavailable,
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn every_status_says_where_it_comes_from() {
         let node: NodeName = "n1".parse().unwrap();
-        let status = engine(&EngineError::NodeNotFound { node });
+        let status = engine(&EngineError::NodeNotFound { node }, None);
         let info = status.get_details_error_info().unwrap();
         assert_eq!(
             (info.reason.as_str(), info.domain.as_str()),

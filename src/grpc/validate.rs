@@ -99,7 +99,7 @@ pub(super) fn wait(
     {
         checks.violation(
             "poll_interval",
-            format!("{interval:?} is not between 10 ms and 60 s"),
+            format!("{interval:?} is not between 10ms and 60s"),
         );
     }
     let stable_for = checks.duration("stable_for", request.stable_for.as_ref());
@@ -261,7 +261,7 @@ impl Checks {
     ) -> Option<Duration> {
         let duration = duration?;
         let (seconds, nanos) = (duration.seconds, duration.nanos);
-        let written = format!("{seconds} s and {nanos} ns");
+        let written = format!("{seconds}s and {nanos}ns");
         // duration.proto: nanos within a second, of the same sign as seconds.
         if !(-999_999_999..=999_999_999).contains(&nanos)
             || (seconds > 0 && nanos < 0)
@@ -281,7 +281,7 @@ impl Checks {
         };
         let duration = Duration::new(seconds, nanos);
         if duration > LONGEST {
-            self.violation(field, format!("{written} is longer than 24 h"));
+            self.violation(field, format!("{written} is longer than 24h"));
             return None;
         }
         (!duration.is_zero()).then_some(duration)

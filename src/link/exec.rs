@@ -93,12 +93,12 @@ impl ExecLink {
         argv: &[&str],
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
-        let asked = self.environment.now();
+        let due = self.environment.now() + COMMAND_LIMIT;
         let output = self.run(what, argv, COMMAND_LIMIT, by).await?;
         if TIMED_OUT.contains(&output.code) {
             return Err(LinkError::Slow {
                 what: what.to_owned(),
-                limit: COMMAND_LIMIT.min(by - asked),
+                limit: (due <= by).then_some(COMMAND_LIMIT),
             });
         }
         Ok(output)
@@ -113,11 +113,6 @@ impl ExecLink {
         limit: Duration,
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
-        let asked = self.environment.now();
-        let slow = || LinkError::Slow {
-            what: what.to_owned(),
-            limit: self.environment.now() - asked,
-        };
         let mut pass = self
             .gate
             .pass(&self.container, by)
@@ -149,7 +144,10 @@ impl ExecLink {
             let end = (self.environment.now() + limit + GRACE).min(by);
             // It runs: whatever is late from here on is the node.
             match running.output(end).await {
-                Err(RuntimeError::TimedOut { .. }) => Err(slow()),
+                Err(RuntimeError::TimedOut { .. }) => Err(LinkError::Slow {
+                    what: what.to_owned(),
+                    limit: (end < by).then_some(limit),
+                }),
                 // Killed by somebody else than its limit: by the end of the container, most likely.
                 Ok(output)
                     if TIMED_OUT.contains(&output.code)

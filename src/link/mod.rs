@@ -15,7 +15,7 @@ pub(crate) use gate::ExecGate;
 
 use crate::{
     question::{Answer, Question},
-    runtime::{RuntimeError, seconds},
+    runtime::{RuntimeError, within},
     unit::{SystemdLook, UnitQuestion},
 };
 
@@ -51,12 +51,12 @@ pub(crate) enum LinkError {
     #[error("the container stopped running")]
     NotRunning,
     /// The node was reached, and did not answer in time.
-    #[error("{what} has not answered within {}", seconds(*limit))]
+    #[error("{what} has not answered {}", within(*limit))]
     Slow {
         /// What was asked.
         what: String,
-        /// The time it was given.
-        limit: Duration,
+        /// The command's own limit; none if who asked set an earlier end.
+        limit: Option<Duration>,
     },
     /// The node was reached, and cannot answer: there is no bus yet, or no such command.
     #[error("{0}")]

@@ -50,7 +50,7 @@ pub(crate) enum Means {
     Systemd,
     /// A unit is active. The names are tried in order, the first that exists counts.
     Unit(&'static [&'static str]),
-    /// The unit is active, where there is such a unit, and a question is answered well.
+    /// The unit is active, and a question is answered well.
     UnitAnswers(&'static [&'static str], Ask),
     /// A question is answered well; a snapshot looks at the unit instead.
     Answers(&'static [&'static str], Ask),
@@ -61,6 +61,8 @@ pub(crate) enum Means {
 pub(crate) struct Ask {
     pub(crate) question: Question,
     pub(crate) judge: fn(&Answer) -> Finding,
+    /// Whether an answer counts on a node that has no such unit.
+    pub(crate) alone: bool,
 }
 
 /// All built-in probes, in the order in which they run.

@@ -18,6 +18,7 @@ pub(super) const ASK: Ask = Ask {
         name: "sinfo",
     },
     judge,
+    alone: true,
 };
 
 /// Reads a node's extended state (sinfo(1), NODE STATE CODES): a word, and a sign behind it.

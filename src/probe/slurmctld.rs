@@ -12,6 +12,8 @@ pub(super) const ASK: Ask = Ask {
         name: "scontrol ping",
     },
     judge,
+    // It is the answer that counts, whoever started the daemon.
+    alone: true,
 };
 
 /// Reads lines such as `Slurmctld(primary) at controller is UP`: a line for each controller of

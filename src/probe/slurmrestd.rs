@@ -9,6 +9,7 @@ const PORT: u16 = 6820;
 pub(super) const ASK: Ask = Ask {
     question: Question::Accepts { port: PORT },
     judge,
+    alone: false,
 };
 
 fn judge(answer: &Answer) -> Finding {

@@ -16,6 +16,7 @@ pub(super) const ASK: Ask = Ask {
         cap: 8 * 1024,
     },
     judge,
+    alone: true,
 };
 
 fn judge(answer: &Answer) -> Finding {

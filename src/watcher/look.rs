@@ -189,8 +189,7 @@ impl Look<'_> {
             }
             Means::UnitAnswers(names, ask) => {
                 let unit = self.unit(names, by).await?;
-                // Where there is no such unit, whoever answers is what counts.
-                if unit.exists() && !unit.is_active() {
+                if !unit.is_active() && (unit.exists() || !ask.alone) {
                     return Ok(judge_unit(unit));
                 }
                 self.answer(ask, by).await

@@ -27,7 +27,7 @@ use crate::{
     node::{Identity, NodeName, Role},
     probe::{CouldNotLook, Finding, Outcome, Probe, container},
     report::{ProbeReport, ProbeResult, Trigger},
-    runtime::{CALL_LIMIT, Container, ContainerId, State},
+    runtime::{Container, ContainerId, State},
     text::{Detail, Reason},
 };
 use look::{ENGINE, Found, Look};
@@ -215,7 +215,7 @@ impl Life {
     /// The container, or what stands in its place.
     async fn inspect(&mut self) -> Result<Result<Container, Outcome>, CouldNotLook> {
         let Target { identity, node, .. } = &self.target;
-        let by = self.sight.environment.now() + CALL_LIMIT;
+        let by = self.sight.environment.now() + PROBE_LIMIT;
         let found = self.sight.container(identity, node, by).await;
         let now = self.sight.environment.now();
         self.engine_back = match (&found, self.engine_back) {

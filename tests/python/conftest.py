@@ -70,7 +70,8 @@ def unique(what):
 
 def make(what, *options):
     name = unique(what)
-    run(CLUSTER, "node", name, *options, "--label", RUN_LABEL)
+    # A node by itself talks to nobody.
+    run(CLUSTER, "node", name, "--network", "none", *options, "--label", RUN_LABEL)
     return Node(name)
 
 

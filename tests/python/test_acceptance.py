@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from readyd.v1 import readyd_pb2 as pb
 
-from calls import PATIENCE, Failure, duration, outcome, outcomes, probe, refusal, state, verdict
-from conftest import HOSTS, docker, make, make_booted, repair_munge, unique
+from calls import PATIENCE, duration, outcome, outcomes, probe, refusal, state, verdict
+from conftest import HOSTS, docker, eventually, make, make_booted, repair_munge, unique
 
 BASE = ["container", "systemd", "sshd", "munge"]
 DAEMON = {"controller": "slurmctld", "worker": "slurmd", "submitter": None}
@@ -127,11 +127,20 @@ def test_workers_of_a_ready_cluster_get_registered(wait, stub, ready_cluster):
     assert outcome(check(stub, workers[0], "registered")) == "PASSED"
 
 
-def test_daemons_that_a_node_does_not_have_fail_and_are_named(stub, ready_cluster):
-    for name in ("slurmdbd", "sackd", "slurmrestd"):
-        report = check(stub, ready_cluster["submitter"].name, name)
-        assert outcome(report) == "FAILED"
-        assert f"{name}.service" in report.reason
+@pytest.mark.parametrize("name", ["slurmdbd", "sackd", "slurmrestd"])
+def test_a_daemon_that_a_node_does_not_have_fails_and_its_unit_is_named(stub, healthy, name):
+    report = check(stub, healthy.name, name)
+    assert outcome(report) == "FAILED"
+    assert f"{name}.service" in report.reason
+
+
+def test_whoever_else_listens_on_its_port_is_no_slurmrestd(stub, healthy):
+    healthy.exec("systemd-run", "--unit=listener", "systemd-socket-activate", "--accept", "-l", "6820", "/bin/cat")
+    try:
+        eventually("port 6820 accepts", lambda: ":6820" in healthy.exec("ss", "-Hltn"), within=10)
+        assert outcome(check(stub, healthy.name, "slurmrestd")) == "FAILED"
+    finally:
+        healthy.exec("systemctl", "stop", "listener")
 
 
 def test_a_requested_role_counts_more_than_the_label(stub, healthy):
@@ -199,6 +208,11 @@ def test_a_node_that_is_not_ready_is_named_among_those_that_are(wait, healthy, w
     result = assert_timed_out(ended, without_munge.name, "munge")
     assert [state(report) for report in result.nodes] == ["READY", "WAITING"]
     assert healthy.name not in result.message
+
+
+def test_a_node_that_fails_is_named_before_one_that_has_yet_to_prove_stable(wait, healthy, without_munge):
+    ended = wait([healthy.name, without_munge.name], timeout=2, stable_for=1.9).end()
+    assert_timed_out(ended, without_munge.name, "munge")
 
 
 # --- slurmctld --------------------------------------------------------------------------------
@@ -301,6 +315,15 @@ def test_a_container_that_is_removed_while_it_is_waited_for_ends_the_wait(wait):
     docker("rm", "-fv", node.name)
     result = assert_terminal(waiting.end(), node.name, "container")
     assert f"container {node.name}" in result.message
+
+
+def test_a_container_that_is_restarted_while_it_is_waited_for_ends_the_wait(wait):
+    node = make("restarted", "--label", "sind.role=submitter")
+    waiting = wait([node.name], timeout=60, stable_for=50, probes=["container"], poll_interval=0.01)
+    waiting.until(lambda report: report.probes[0].outcome == pb.OUTCOME_PASSED)
+    docker("restart", "--time", "0", node.name)
+    result = assert_terminal(waiting.end(), node.name, "container")
+    assert f"container {node.name} is exited" in result.message
 
 
 def test_a_paused_container_fails_and_is_said_to_be_paused(wait, stub, paused):

@@ -187,7 +187,7 @@ impl Runtime for FakeEngine {
             tokio::time::sleep_until(end).await;
             return Err(RuntimeError::TimedOut {
                 action,
-                limit: end - start,
+                limit: (start + CALL_LIMIT <= by).then_some(CALL_LIMIT),
             });
         }
         self.reachable(&action)?;
@@ -246,7 +246,6 @@ impl RunningExec for FakeExec {
             Some(node) if node.container.state == State::Running => node,
             _ => return Err(RuntimeError::NotRunning { action }),
         };
-        let start = Instant::now();
         let asked = self.argv.join(" ");
         let output = async {
             sleep(node.delay).await;
@@ -265,7 +264,7 @@ impl RunningExec for FakeExec {
             .await
             .map_err(|_| RuntimeError::TimedOut {
                 action: action.clone(),
-                limit: by - start,
+                limit: None,
             })?;
         self.engine.reachable(&action)?;
         Ok(ExecOutput {
