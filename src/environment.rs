@@ -15,6 +15,14 @@ use std::{
 
 use tokio::time::Instant;
 
+/// As good as never: what is further away is taken for this, which no clock overflows at.
+const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// The instant after that time, however long it is.
+pub(crate) fn after(from: Instant, time: Duration) -> Instant {
+    from + time.min(FAR)
+}
+
 /// A future that a [`Spawner`] runs.
 pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -82,7 +90,7 @@ impl Environment {
     /// Tokio's clock and tasks, and a random seed. Tasks need a tokio runtime to be started in.
     #[must_use]
     pub fn tokio() -> Self {
-        Self::new(TokioClock::new(), TokioSpawner, fastrand::u64(..))
+        Self::new(TokioClock, TokioSpawner, fastrand::u64(..))
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -103,6 +111,7 @@ impl Environment {
 
     /// Within a tenth of the duration, so that many pollers do not march in step.
     pub(crate) fn jitter(&self, duration: Duration) -> Duration {
+        let duration = duration.min(FAR);
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         duration.mul_f64(0.9 + 0.2 * random.f64())
     }
@@ -145,22 +154,9 @@ impl Drop for Counted {
     }
 }
 
-/// Tokio's clock. Its wall time is counted from the first reading on, so that it never steps and
-/// stands still with a paused clock.
+/// Tokio's clock, and the system's.
 #[derive(Debug)]
-struct TokioClock {
-    start: Instant,
-    wall: SystemTime,
-}
-
-impl TokioClock {
-    fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            wall: SystemTime::now(),
-        }
-    }
-}
+struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> Instant {
@@ -168,7 +164,7 @@ impl Clock for TokioClock {
     }
 
     fn wall(&self) -> SystemTime {
-        self.wall + self.start.elapsed()
+        SystemTime::now()
     }
 
     fn sleep_until(&self, deadline: Instant) -> TaskFuture {

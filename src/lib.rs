@@ -20,8 +20,9 @@
 //! | `link` | reaching into a node |
 //! | `systemd` | how systemd is asked, and what its answers say |
 //! | [`docker`] | the runtime over bollard |
+//! | [`report`] | what is reported of a node |
 //! | [`probe`] | what each probe means |
-//! | [`runtime`], [`node`], [`mod@unit`], [`question`], [`report`], [`text`], [`environment`] | the traits and plain types that the rest share |
+//! | [`runtime`], [`node`], [`mod@unit`], [`question`], [`text`], [`environment`] | the traits and plain types that the rest share |
 //!
 //! # From Go's package `probe`
 //!

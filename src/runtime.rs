@@ -40,6 +40,15 @@ pub struct Container {
     pub started_at: Option<SystemTime>,
 }
 
+impl Container {
+    /// Whether both are the same run of the same container: neither another one of its name, nor the
+    /// same one started again.
+    #[must_use]
+    pub fn is_same_run(&self, other: &Self) -> bool {
+        self.id == other.id && self.started_at == other.started_at
+    }
+}
+
 /// A container's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -114,8 +123,8 @@ pub trait Runtime: Send + Sync + 'static {
 pub trait RunningExec: Send {
     /// Waits for the command's end.
     ///
-    /// [`RuntimeError::TimedOut`] if it has not ended by then, and [`RuntimeError::NotRunning`] as
-    /// soon as its container is seen not to be running any more.
+    /// [`RuntimeError::StillRunning`] if it has not ended by then while the engine is fine, and
+    /// [`RuntimeError::NotRunning`] as soon as its container is seen not to be running any more.
     async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError>;
 }
 
@@ -160,6 +169,18 @@ pub enum RuntimeError {
     /// The container is not there, is not running, or stopped doing so in the middle of the call.
     #[error("{action}: the container is not running")]
     NotRunning {
+        /// What was asked, and of what.
+        action: String,
+    },
+    /// The engine is fine, and the command has not ended: the node is slow.
+    #[error("{action}: the command has not ended")]
+    StillRunning {
+        /// What was asked, and of what.
+        action: String,
+    },
+    /// The connection to a command was lost, or the engine has forgotten the command.
+    #[error("{action}: the connection to the command was lost")]
+    Lost {
         /// What was asked, and of what.
         action: String,
     },

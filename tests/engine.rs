@@ -520,6 +520,139 @@ async fn a_port_that_accepts_is_no_slurmrestd_without_its_unit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_looks_at_a_unit_are_as_far_apart_as_systemd_was_asked() {
+    let mut node = FakeNode::ready("w", Some("worker"));
+    node.units.get_mut("slurmd.service").unwrap().kind = "simple";
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let hasty = WaitRequest {
+        poll_interval: 10 * MS,
+        ..request(&["w"])
+    };
+    let wait = engine.wait(&ME, hasty);
+    let dying = async {
+        // systemd is asked once more; then sshd takes its time, in which slurmd dies.
+        sleep(25 * MS).await;
+        fake.change("w", |node| node.delay = 300 * MS);
+        sleep(100 * MS).await;
+        fake.set_unit("w", "slurmd.service", "failed", "failed");
+    };
+    let ((reports, result), ()) = tokio::join!(told(wait), dying);
+    assert_eq!(result.verdict, Verdict::Terminal, "{}", result.message);
+    assert!(
+        reports
+            .iter()
+            .all(|report| report.state != NodeState::Ready)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_first_in_a_long_look_is_asked_again_at_its_end() {
+    let mut node = FakeNode::ready("c", Some("controller"));
+    node.delay = 700 * MS;
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let wait = engine.wait(
+        &ME,
+        WaitRequest {
+            limit: Some(4000 * MS),
+            ..request(&["c"])
+        },
+    );
+    let stopping = async {
+        // By then, systemd has said that munge is active, and scontrol is still being asked.
+        sleep(1000 * MS).await;
+        fake.set_unit("c", "munge.service", "inactive", "dead");
+    };
+    let ((reports, result), ()) = tokio::join!(told(wait), stopping);
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    assert!(
+        reports
+            .iter()
+            .all(|report| report.state != NodeState::Ready)
+    );
+    assert!(
+        result.message.contains("munge.service is inactive"),
+        "{}",
+        result.message
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_between_two_looks_starts_the_stable_time_again() {
+    let start = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let mut node = FakeNode::ready("n", None);
+    node.container.started_at = Some(start);
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let stable = || WaitRequest {
+        stable_for: 3000 * MS,
+        ..request(&["n"])
+    };
+    // The container, then one of its units: up again whenever it is looked at.
+    let container = || fake.change("n", |node| node.container.started_at = Some(start + MS));
+    let unit = || fake.set_unit("n", "munge.service", "active", "running");
+    for restart in [&container as &dyn Fn(), &unit] {
+        let wait = engine.wait(&ME, stable());
+        sleep(2000 * MS).await;
+        restart();
+        let (_, result) = told(wait).await;
+        assert_eq!(result.verdict, Verdict::Ready);
+        assert!(result.elapsed >= 5000 * MS, "{:?}", result.elapsed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recreated_container_inherits_nothing() {
+    let fake = FakeEngine::new([FakeNode::ready("c", Some("controller"))]);
+    let mut other = FakeNode::ready("w", Some("worker"));
+    other.system = "starting";
+    fake.put(other);
+    let engine = engine(&fake);
+    let wait = WaitRequest {
+        limit: Some(5000 * MS),
+        ..request(&["c", "w"])
+    };
+    let wait = engine.wait(&ME, wait);
+    let recreating = async {
+        sleep(1000 * MS).await;
+        let mut new = FakeNode::ready("c", Some("controller"));
+        new.container.id.0 = "e".repeat(64);
+        new.ping = None;
+        fake.put(new);
+    };
+    let ((), (_, result)) = tokio::join!(recreating, told(wait));
+    // The old one was ready; of the new one it is only known that it has not answered.
+    let waiting = "slurmctld: scontrol ping has not answered yet";
+    assert_eq!(reason(&result.nodes[0]), waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_of_ones_own_that_panics_ends_no_wait_silently() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let panics = Probe::custom("panics", |_| async { panic!("of its own doing") });
+    let wait = WaitRequest {
+        probes: vec![panics],
+        limit: Some(Duration::MAX),
+        ..request(&["n"])
+    };
+    let wait = WaitRequest {
+        stable_for: Duration::MAX,
+        poll_interval: Duration::MAX,
+        ..wait
+    };
+    let mut wait = engine(&fake).wait(&ME, wait);
+    let told = timeout(Duration::from_secs(5), wait.next()).await.unwrap();
+    let Some(WaitEvent::Node(report)) = told else {
+        panic!("{told:?}")
+    };
+    assert_eq!(
+        reason(&report),
+        "panics: nobody looks any more: a check has panicked"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
     let mut node = FakeNode::ready("c", Some("controller"));
     node.ping = None;

@@ -402,6 +402,27 @@ async fn an_engine_that_goes_away_is_told_apart_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_connection_is_lost_says_nothing_of_the_node() {
+    let node = hung_controller();
+    let mut proxy = Proxy::start();
+    let docker = DockerRuntime::new(proxy.host().parse().unwrap());
+    let engine = Engine::new(docker, Options::default(), Environment::tokio());
+    let (name, slurmctld) = (node.0.parse().unwrap(), Probe::named("slurmctld").unwrap());
+    let check = engine.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
+    let severing = async {
+        while sleepers(&node) == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Its connections break; new ones are let in, and the engine answers them.
+        proxy.cut();
+        proxy.mend();
+    };
+    let (checked, ()) = tokio::join!(check, severing);
+    let error = checked.unwrap_err();
+    assert!(matches!(error, EngineError::CouldNotLook { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean() {
     let node = Node::start(&unique("hostile"), &[]);
     booted(&node);
@@ -495,6 +516,25 @@ fn the_command_line_says_how_it_ended() {
         stderr(&unreachable).contains("there is no socket /nonexistent.sock"),
         "{unreachable:?}"
     );
+
+    let set = |variable: &str, value: &str, arguments: &[&str]| {
+        let mut command = readyd_command(arguments);
+        command.env(variable, value).output().unwrap()
+    };
+    assert_eq!(
+        set("READYD_SERVER", "", &["check", &name, "sshd"])
+            .status
+            .code(),
+        Some(0)
+    );
+    let wrong = set("READYD_SERVER", "ftp://x", &["check", &name, "sshd"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(
+        stderr(&wrong).contains("http://HOST:PORT or unix:PATH"),
+        "{wrong:?}"
+    );
+    let wrong = set("DOCKER_HOST", "ssh://x", &["check", &name, "sshd"]);
+    assert_eq!(wrong.status.code(), Some(2));
 
     // A unit that has failed for good, and what it said last.
     node.sh("echo short >/etc/munge/munge.key; systemctl start munge; true");

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::ClientArguments;
+use super::{ClientArguments, Usage};
 use crate::{
     client::ReadinessServiceClient,
     engine::Engine,
@@ -16,6 +16,10 @@ use crate::{
 
 /// How long a remote server has to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a server that says nothing is asked whether it is still there, and how long it has to
+/// answer: one whose machine has gone is found out no later than that.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 /// Where a server is: `http://HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,18 +50,31 @@ pub(super) async fn connect(arguments: ClientArguments) -> anyhow::Result<Client
         output: _,
         engine,
     } = arguments;
+    let variable = || match super::variable("READYD_SERVER") {
+        Some(url) => self::server(&url)
+            .map(Some)
+            .map_err(|error| Usage(format!("READYD_SERVER is {url:?}: {error}"))),
+        None => Ok(None),
+    };
+    let server = match server {
+        Some(url) => Some(url),
+        None => variable()?,
+    };
     match server {
         Some(url) => Ok(Client {
             service: remote(url).await?,
             _embedded: None,
         }),
-        None => embedded(engine.engine()).await,
+        None => embedded(engine.engine()?).await,
     }
 }
 
 async fn remote(url: ServerUrl) -> anyhow::Result<ReadinessServiceClient<Channel>> {
     let ServerUrl(url) = url;
-    let endpoint = Endpoint::from_shared(url.clone())?.connect_timeout(CONNECT_LIMIT);
+    let endpoint = Endpoint::from_shared(url.clone())?
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1);
     let channel = endpoint.connect().await;
     let channel = channel.with_context(|| format!("connecting to the server at {url}"))?;
     Ok(ReadinessServiceClient::new(channel))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::{
-    CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, WaitArguments,
+    CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
     client::{self, Client},
     progress::Progress,
     render,
@@ -15,8 +15,7 @@ use crate::{
         CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, Outcome,
         SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
     },
-    node::Role,
-    pb,
+    grpc::role_number,
 };
 
 pub(super) async fn snapshot(arguments: SnapshotArguments) -> anyhow::Result<Exit> {
@@ -158,24 +157,15 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
 
 /// The exit code of an error.
 pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<Usage>() {
+        return Exit::Usage;
+    }
     match error.downcast_ref::<Status>().map(Status::code) {
         Some(Code::InvalidArgument) => Exit::Usage,
         Some(Code::DeadlineExceeded) => Exit::TimedOut,
         Some(Code::FailedPrecondition) => Exit::Terminal,
         _ => Exit::CouldNotTell,
     }
-}
-
-fn role_number(role: Option<Role>) -> i32 {
-    let role = match role {
-        None => pb::Role::Unspecified,
-        Some(Role::Controller) => pb::Role::Controller,
-        Some(Role::Submitter) => pb::Role::Submitter,
-        Some(Role::Worker) => pb::Role::Worker,
-        Some(Role::Db) => pb::Role::Db,
-        Some(Role::Api) => pb::Role::Api,
-    };
-    role.into()
 }
 
 /// Longer than a duration can say is as long as it can say: the server tells what is too long.

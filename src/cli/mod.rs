@@ -65,9 +65,10 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct EngineArguments {
-    /// The Docker Engine: <unix:///PATH> or tcp://HOST:PORT
-    #[arg(long, value_name = "URL", env = "DOCKER_HOST", default_value_t)]
-    docker_host: DockerHost,
+    /// The Docker Engine, unix:PATH or tcp:HOST:PORT as URLs [default: `DOCKER_HOST`, else Docker's
+    /// usual socket]
+    #[arg(long, value_name = "URL")]
+    docker_host: Option<DockerHost>,
     /// Only containers with this label exist for clients (repeatable: all of them)
     #[arg(long, value_name = "LABEL=VALUE", value_parser = label)]
     select: Vec<(String, String)>,
@@ -85,10 +86,33 @@ struct EngineArguments {
     role_label: String,
 }
 
+/// What is wrong with the command line, where clap could not tell.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// A variable of the environment; an empty one is as good as none, as Docker has it.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 impl EngineArguments {
-    fn engine(self) -> Engine {
+    /// Where the engine is. The environment is asked only here, where an engine is needed: a client
+    /// of a remote server does not mind what it says.
+    fn host(&self) -> Result<DockerHost, Usage> {
+        match (&self.docker_host, variable("DOCKER_HOST")) {
+            (Some(host), _) => Ok(host.clone()),
+            (None, Some(host)) => host
+                .parse()
+                .map_err(|error| Usage(format!("DOCKER_HOST: {error}"))),
+            (None, None) => Ok(DockerHost::default()),
+        }
+    }
+
+    fn engine(self) -> Result<Engine, Usage> {
+        let host = self.host()?;
         let Self {
-            docker_host,
+            docker_host: _,
             select,
             no_journal,
             realm_label,
@@ -104,11 +128,8 @@ impl EngineArguments {
             visibility: Visibility::select(select),
             journal: !no_journal,
         };
-        Engine::new(
-            DockerRuntime::new(docker_host),
-            options,
-            Environment::tokio(),
-        )
+        let docker = DockerRuntime::new(host);
+        Ok(Engine::new(docker, options, Environment::tokio()))
     }
 }
 
@@ -132,8 +153,9 @@ struct ServeArguments {
 
 #[derive(Debug, Args)]
 struct ClientArguments {
-    /// The server to ask: http://HOST:PORT or unix:PATH; without it, one is embedded
-    #[arg(long, value_name = "URL", env = "READYD_SERVER", value_parser = client::server)]
+    /// The server to ask: http://HOST:PORT or unix:PATH [default: `READYD_SERVER`, else one is
+    /// embedded]
+    #[arg(long, value_name = "URL", value_parser = client::server)]
     server: Option<client::ServerUrl>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -217,6 +239,9 @@ struct NodesArguments {
     client: ClientArguments,
 }
 
+/// How many files may be open, if the system allows it: a server carries 20,000 waits.
+const FILES: u64 = 65_536;
+
 /// Runs a command and says how it ended.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
@@ -230,6 +255,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(Exit::CouldNotTell as u8);
         }
     };
+    // A connection is a file each, and the usual soft limit is made for a shell. A hard limit that is
+    // as low is somebody's choice.
+    let _ = rlimit::increase_nofile_limit(FILES);
     let ended = runtime.block_on(async {
         match arguments.command {
             Command::Serve(arguments) => serve::run(arguments).await,

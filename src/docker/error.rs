@@ -68,15 +68,17 @@ impl Call {
     }
 }
 
-/// The engine could not start the command: the words of runc and crun.
-fn not_startable(message: &str) -> bool {
-    [
-        "executable file not found",
-        "OCI runtime exec failed",
-        "exec failed",
-    ]
-    .iter()
-    .any(|words| message.contains(words))
+/// The container has no such command: the words of runc and crun. Whatever else an "OCI runtime exec
+/// failed" is about (a limit of the host, a container that is just ending) is not the node's.
+pub(super) fn not_startable(message: &str) -> bool {
+    message.contains("exec failed")
+        && [
+            "executable file not found",
+            "no such file or directory",
+            "permission denied",
+        ]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// The error's innermost cause, which is what says something: `Connection refused` and the like.
@@ -93,7 +95,8 @@ fn chain(error: &Error) -> String {
     }
 }
 
-fn bounded(text: &str) -> String {
+/// An engine's own words, as an error may have them.
+pub(super) fn bounded(text: &str) -> String {
     let mut line = clean(text, false);
     truncate(&mut line, MESSAGE_BYTES);
     line

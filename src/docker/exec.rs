@@ -1,6 +1,10 @@
 //! A command in a container.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -10,17 +14,23 @@ use bollard::{
 use futures_util::{Stream, StreamExt as _};
 use tokio::{
     io::AsyncWrite,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until},
 };
 
-use super::{DockerRuntime, error::Call};
+use super::{
+    DockerRuntime,
+    error::{Call, bounded, not_startable},
+};
 use crate::runtime::{
-    ContainerId, Exec, ExecOutput, RunningExec, Runtime as _, RuntimeError, State,
+    CALL_LIMIT, ContainerId, Exec, ExecOutput, RunningExec, Runtime as _, RuntimeError, State,
 };
 
-/// How often the container is looked at while a command in it keeps silent: a paused one would keep
-/// it so for ever.
+/// How often the container is looked at while a command runs in it: a paused one would keep it from
+/// ending for ever.
 const STILL_RUNNING: Duration = Duration::from_millis(500);
+
+/// The exit code of what cannot be executed, Docker's own as well as a shell's.
+const CANNOT_EXECUTE: i64 = 126;
 
 /// How long an engine may take, after a command's output has ended, to say its exit code.
 const EXIT_CODE: Duration = Duration::from_secs(2);
@@ -78,103 +88,134 @@ pub(super) struct RunningDockerExec {
     container: ContainerId,
     exec: String,
     cap: usize,
-    output: Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>,
+    output: Output,
     /// Held open for as long as the output is waited for.
     _input: Pin<Box<dyn AsyncWrite + Send>>,
 }
 
 #[async_trait]
 impl RunningExec for RunningDockerExec {
-    async fn output(mut self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError> {
+    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError> {
+        let Self {
+            engine,
+            container,
+            exec,
+            cap,
+            mut output,
+            _input,
+        } = *self;
         let call = Call {
-            action: format!("running a command in container {}", self.container),
-            engine: self.engine.host.to_string(),
+            action: format!("running a command in container {container}"),
+            engine: engine.host.to_string(),
         };
+        // What kept us last from seeing that the container still runs.
+        let trouble = Mutex::new(None);
         let mut collected = ExecOutput::default();
-        let drained = timeout_at(by, self.drain(&mut collected, &call)).await;
-        drained.unwrap_or_else(|_| Err(call.timed_out(None)))?;
-        collected.code = exit_code(&self.engine, &self.container, &self.exec).await?;
-        Ok(collected)
-    }
-}
-
-impl RunningDockerExec {
-    /// Reads to the end, or to the cap: a command that never stops printing is not read for ever.
-    async fn drain(&mut self, into: &mut ExecOutput, call: &Call) -> Result<(), RuntimeError> {
-        loop {
-            let chunk = tokio::select! {
-                chunk = self.output.next() => chunk,
-                () = sleep(STILL_RUNNING) => {
-                    still_running(&self.engine, &self.container, call).await?;
-                    continue;
-                }
-            };
-            let (stream, bytes) = match chunk {
-                None => return Ok(()),
-                Some(Ok(LogOutput::StdErr { message })) => (&mut into.stderr, message),
-                Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message })) => {
-                    (&mut into.stdout, message)
-                }
-                Some(Ok(LogOutput::StdIn { .. })) => continue,
-                Some(Err(error)) => return Err(call.clone().error(error)),
-            };
-            if stream.len() + bytes.len() > self.cap {
-                return Err(RuntimeError::TooMuch {
-                    action: call.action.clone(),
-                    cap: self.cap,
-                });
+        tokio::select! {
+            drained = drain(&mut output, cap, &mut collected, &call) => drained?,
+            () = stopped(&engine, &container, &trouble) => {
+                return Err(RuntimeError::NotRunning { action: call.action });
             }
-            stream.extend_from_slice(&bytes);
+            () = sleep_until(by) => {
+                let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
+                return Err(trouble.unwrap_or(RuntimeError::StillRunning { action: call.action }));
+            }
+        }
+        collected.code = exit_code(&engine, &container, &exec, by).await?;
+        match collected.code {
+            CANNOT_EXECUTE => Err(not_executed(&collected, call.action)),
+            _ => Ok(collected),
         }
     }
 }
 
-async fn still_running(
-    engine: &DockerRuntime,
-    container: &ContainerId,
-    call: &Call,
-) -> Result<(), RuntimeError> {
-    let by = Instant::now() + crate::runtime::CALL_LIMIT;
-    match engine.inspect(&container.0, by).await {
-        Ok(Some(now)) if now.state == State::Running => Ok(()),
-        Ok(_) => Err(RuntimeError::NotRunning {
-            action: call.action.clone(),
-        }),
-        // The engine's own trouble shows in the output's stream, or ends with the time limit.
-        Err(_) => Ok(()),
+type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
+
+/// What could not be executed says why: in the words of the engine, or of the node's own shell. An
+/// engine gives the same code, and no such word, to a command whose connection it saw break.
+fn not_executed(output: &ExecOutput, action: String) -> RuntimeError {
+    let said = [output.stderr.as_slice(), output.stdout.as_slice()].concat();
+    let said = String::from_utf8_lossy(&said);
+    let why = |line: &&str| not_startable(line) || line.contains("Permission denied");
+    match said.lines().find(why) {
+        Some(line) => RuntimeError::CannotRun {
+            action,
+            message: bounded(line),
+        },
+        None => RuntimeError::Lost { action },
     }
 }
 
-/// The exit code, once the engine knows it. Right after the output's end it may say that the
-/// command still runs; and a command that never started has no code at all, which is not zero.
+/// Reads to the end, or to the cap: a command that never stops printing is not read for ever.
+async fn drain(
+    output: &mut Output,
+    cap: usize,
+    into: &mut ExecOutput,
+    call: &Call,
+) -> Result<(), RuntimeError> {
+    while let Some(chunk) = output.next().await {
+        let (stream, bytes) = match chunk {
+            Ok(LogOutput::StdErr { message }) => (&mut into.stderr, message),
+            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                (&mut into.stdout, message)
+            }
+            Ok(LogOutput::StdIn { .. }) => continue,
+            Err(error) => return Err(call.clone().error(error)),
+        };
+        if stream.len() + bytes.len() > cap {
+            return Err(RuntimeError::TooMuch {
+                action: call.action.clone(),
+                cap,
+            });
+        }
+        stream.extend_from_slice(&bytes);
+    }
+    Ok(())
+}
+
+/// Completes once the container is seen not to be running any more. Keeps the engine's newest
+/// trouble: a command that is late while the engine does not answer is not the node's fault.
+async fn stopped(
+    engine: &DockerRuntime,
+    container: &ContainerId,
+    trouble: &Mutex<Option<RuntimeError>>,
+) {
+    loop {
+        sleep(STILL_RUNNING).await;
+        let by = Instant::now() + CALL_LIMIT;
+        let inspected = engine.inspect(&container.0, by).await;
+        let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match inspected {
+            Ok(Some(now)) if now.state == State::Running => *trouble = None,
+            Ok(_) => return,
+            Err(error) => *trouble = Some(error),
+        }
+    }
+}
+
+/// The exit code, once the engine knows it. Right after the output's end it may say that the command
+/// still runs; and a command that never started has no code at all, which is not zero.
 async fn exit_code(
     engine: &DockerRuntime,
     container: &ContainerId,
     exec: &str,
+    by: Instant,
 ) -> Result<i64, RuntimeError> {
     let action = format!("asking how a command in container {container} ended");
-    let by = Instant::now() + EXIT_CODE;
+    let patience = by.min(Instant::now() + EXIT_CODE);
     loop {
-        let inspected = engine
-            .call(action.clone(), by, |docker| async move {
-                docker.inspect_exec(exec).await
-            })
-            .await?;
+        let ask = |docker: bollard::Docker| async move { docker.inspect_exec(exec).await };
+        let inspected = match engine.call(action.clone(), by, ask).await {
+            // It is the command that the engine does not know any more: it was restarted.
+            Err(RuntimeError::NotRunning { action }) => return Err(RuntimeError::Lost { action }),
+            other => other?,
+        };
         match (inspected.running, inspected.exit_code) {
-            // Docker's own code for a command that it could not start.
-            (Some(false), Some(126)) => {
-                return Err(RuntimeError::CannotRun {
-                    action,
-                    message: "the command could not be started".to_owned(),
-                });
-            }
             (Some(false), Some(code)) => return Ok(code),
-            _ if Instant::now() < by => sleep(Duration::from_millis(5)).await,
+            _ if Instant::now() < patience => sleep(Duration::from_millis(5)).await,
             _ => {
-                return Err(RuntimeError::Garbled {
-                    action,
-                    cause: "it says no exit code".to_owned(),
-                });
+                let cause = "it says no exit code".to_owned();
+                return Err(RuntimeError::Garbled { action, cause });
             }
         }
     }

@@ -21,7 +21,7 @@ use super::{
     },
 };
 use crate::{
-    environment::Environment,
+    environment::{Environment, after},
     node::{Identity, NodeName},
     probe::{Outcome, Probe},
     report::ProbeResult,
@@ -56,7 +56,8 @@ struct Followed {
     nudged_for: Option<Instant>,
 }
 
-type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>)>;
+/// A node's newest state, and whether its watcher goes on.
+type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>, bool)>;
 
 impl Driver {
     pub(super) fn new(
@@ -96,7 +97,7 @@ impl Driver {
         };
         Self {
             nodes: request.nodes.iter().map(follow).collect(),
-            deadline: request.limit.and_then(|limit| started.checked_add(limit)),
+            deadline: request.limit.map(|limit| after(started, limit)),
             environment,
             request,
             started,
@@ -128,27 +129,33 @@ impl Driver {
                 }
             };
             tokio::select! {
-                Some((index, receiver)) = changes.next() => {
-                    self.take(index, &receiver);
-                    changes.push(change((index, receiver)));
-                }
+                Some(news) = changes.next() => self.take(news, &mut changes),
                 () = wake => {}
             }
             // Whatever else has changed by now belongs to the same moment.
-            while let Some(Some((index, receiver))) = changes.next().now_or_never() {
-                self.take(index, &receiver);
-                changes.push(change((index, receiver)));
+            while let Some(Some(news)) = changes.next().now_or_never() {
+                self.take(news, &mut changes);
             }
         }
     }
 
-    fn take(&mut self, index: usize, receiver: &watch::Receiver<Arc<Published>>) {
+    fn take(
+        &mut self,
+        (index, receiver, alive): (usize, watch::Receiver<Arc<Published>>, bool),
+        changes: &mut FuturesUnordered<Change>,
+    ) {
         let followed = &mut self.nodes[index];
         let newest = Arc::clone(&receiver.borrow());
+        if !alive {
+            // Only a panic ends a watcher that is held: that of a check of the caller's own, say.
+            followed.newest = Arc::new(newest.abandoned());
+            return;
+        }
         if followed.newest.settled && !newest.settled {
             followed.unsettled_since = self.environment.now();
         }
         followed.newest = newest;
+        changes.push(change((index, receiver)));
     }
 
     /// Whether the wait is over; if not, when time alone will change something.
@@ -177,7 +184,7 @@ impl Driver {
     fn all_passed_from(&self) -> Option<Instant> {
         let mut moment = None;
         for followed in &self.nodes {
-            let passed = followed.newest.passed_since? + self.request.stable_for;
+            let passed = after(followed.newest.passed_since?, self.request.stable_for);
             moment = moment.max(Some(passed));
         }
         moment
@@ -293,7 +300,7 @@ impl Driver {
     }
 
     fn is_stable(&self, newest: &Published, since: Instant) -> bool {
-        self.request.stable_for.is_zero() || newest.started >= since + self.request.stable_for
+        self.request.stable_for.is_zero() || newest.started >= after(since, self.request.stable_for)
     }
 
     fn end(&mut self, verdict: Verdict, now: Instant) {
@@ -373,10 +380,7 @@ fn is_terminal(newest: &Published) -> bool {
 
 fn change((index, mut receiver): (usize, watch::Receiver<Arc<Published>>)) -> Change {
     Box::pin(async move {
-        // A watcher lives as long as the driver that holds it.
-        if receiver.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        (index, receiver)
+        let alive = receiver.changed().await.is_ok();
+        (index, receiver, alive)
     })
 }

@@ -17,7 +17,7 @@ pub use wait::{
 };
 
 use crate::{
-    environment::Environment,
+    environment::{Environment, after},
     link::ExecGate,
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{CouldNotLook, Finding, Outcome, Probe, Service},
@@ -205,7 +205,7 @@ impl Engine {
         limit: Duration,
     ) -> Result<ProbeReport, EngineError> {
         let start = self.sight.environment.now();
-        let by = start + limit;
+        let by = after(start, limit);
         let container = self.container(identity, node, by).await?;
         let bad_role = match role {
             None if probe.is_container() => self.sight.role(node, &container).err(),

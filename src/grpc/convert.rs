@@ -22,7 +22,8 @@ pub(super) fn role_of(role: pb::Role) -> Option<Role> {
     }
 }
 
-fn role(role: Option<Role>) -> i32 {
+/// The number that a role has on the wire.
+pub(crate) fn role_number(role: Option<Role>) -> i32 {
     let role = match role {
         None => pb::Role::Unspecified,
         Some(Role::Controller) => pb::Role::Controller,
@@ -72,7 +73,7 @@ pub(super) fn probe_report(report: &ProbeReport) -> pb::ProbeReport {
 pub(super) fn snapshot(snapshot: &Snapshot) -> pb::SnapshotResponse {
     pb::SnapshotResponse {
         node: snapshot.node.to_string(),
-        role: role(snapshot.role),
+        role: role_number(snapshot.role),
         ready: snapshot.ready,
         services: snapshot
             .services
@@ -109,7 +110,7 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
     };
     pb::NodeReport {
         node: report.node.to_string(),
-        role: role(report.role),
+        role: role_number(report.role),
         state: state.into(),
         probes: report.probes.iter().map(probe_report).collect(),
         trigger: trigger.into(),

@@ -162,11 +162,8 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let private = parent.join(format!(
-        ".readyd-{}-{:08x}",
-        std::process::id(),
-        fastrand::u32(..)
-    ));
+    // A name as short as can be: a socket's whole path has 107 bytes (unix(7)).
+    let private = parent.join(format!(".r{:04x}", fastrand::u16(..)));
     fs::DirBuilder::new().mode(0o700).create(&private)?;
     let made = private.join("s");
     let bound = UnixListener::bind(&made).and_then(|listener| {

@@ -15,6 +15,7 @@ mod service;
 mod status;
 mod validate;
 
+pub(crate) use convert::role_number;
 pub use drain::{Drain, Drainer};
 pub use listen::{ListenAddress, ListenError, Listener};
 pub use server::{DRAIN_LIMIT, ServeError, Server};

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert, deadline,
     drain::Drain,
+    server::DRAIN_LIMIT,
     status,
     validate::{self, ValidWait},
 };
@@ -17,6 +18,10 @@ use crate::{
     node::{Identity, NodeName},
     pb::{self, readiness_service_server::ReadinessService},
 };
+
+/// How long a look that is under way may go on once a drain has started; then it still has time to
+/// be told so.
+const LAST_ANSWERS: Duration = DRAIN_LIMIT.saturating_sub(Duration::from_secs(1));
 
 /// How much a server takes on.
 #[derive(Debug, Clone)]
@@ -55,8 +60,8 @@ impl Service {
     pub fn new(engine: Engine, limits: Limits, drain: Drain) -> Self {
         Self {
             engine,
-            waits: Arc::new(Semaphore::new(limits.waits)),
-            looks: Arc::new(Semaphore::new(limits.looks)),
+            waits: Arc::new(Semaphore::new(limits.waits.min(Semaphore::MAX_PERMITS))),
+            looks: Arc::new(Semaphore::new(limits.looks.min(Semaphore::MAX_PERMITS))),
             limits,
             drain,
         }
@@ -85,12 +90,22 @@ impl Service {
         look: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, Status> {
         let _permit = self.admit(&self.looks, "snapshots and checks", self.limits.looks)?;
-        let Some(left) = left else {
-            return look.await.map_err(|error| status::engine(&error, probe));
+        let mut drain = self.drain.clone();
+        let drained = async {
+            drain.started().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
         };
-        match tokio::time::timeout(left, look).await {
-            Ok(looked) => looked.map_err(|error| status::engine(&error, probe)),
-            Err(_) => Err(status::deadline(node, probe, left)),
+        let deadline = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            looked = look => looked.map_err(|error| status::engine(&error, probe)),
+            () = deadline => Err(status::deadline(node, probe, left.unwrap_or_default())),
+            () = drained => Err(status::draining()),
         }
     }
 }

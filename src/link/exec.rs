@@ -22,7 +22,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(15);
 /// How much longer than the command's own limit the engine is given to tell of its end.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// How much of a command's output is kept, of each stream.
+/// How long a command may have run before the engine says that it was started.
+const START: Duration = Duration::from_millis(200);
+
+/// How much a command may print, to each stream.
 const OUTPUT_CAP: usize = 256 * 1024;
 
 /// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
@@ -34,7 +37,7 @@ exec 3<&0
 if command -v timeout >/dev/null 2>&1; then set -- timeout -k 1 "$limit" "$@"; fi
 "$@" </dev/null 3<&- &
 command=$!
-{ read -r _ <&3; kill "$command"; } >/dev/null 2>&1 &
+{ read -r _ <&3; kill -HUP "$command"; } >/dev/null 2>&1 &
 watch=$!
 exec 3<&-
 wait "$command"; code=$?
@@ -58,6 +61,13 @@ while [ "$left" -gt 0 ]; do
 done
 exit 4
 "#;
+
+/// The exit code of a command that the end of its standard input has ended, 128 + SIGHUP: while
+/// somebody waits for it, that means that the connection was lost on the way.
+const LOST: i64 = 129;
+
+/// 128 + SIGTERM, as a node that shuts down ends what runs in it.
+const TERMINATED: i64 = 143;
 
 /// `timeout`'s exit code for a command that it ended; 128 + 9 where that took a SIGKILL.
 const TIMED_OUT: [i64; 2] = [124, 137];
@@ -113,6 +123,7 @@ impl ExecLink {
         limit: Duration,
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
+        let asked = self.environment.now();
         let mut pass = self
             .gate
             .pass(&self.container, by)
@@ -126,8 +137,8 @@ impl ExecLink {
             })?;
 
         let left = by.saturating_duration_since(self.environment.now());
-        let limit = limit.min(left);
-        let seconds = format!("{:.3}", limit.as_secs_f64().max(0.001));
+        let given = limit.min(left);
+        let seconds = format!("{:.3}", given.as_secs_f64().max(0.001));
         let bounded = ["sh", "-c", BOUNDED, "sh", &seconds];
         let exec = Exec {
             argv: bounded
@@ -139,35 +150,51 @@ impl ExecLink {
         };
 
         let work = async {
-            let before = self.environment.now();
             let running = self.runtime.exec(&self.container, exec, by).await?;
-            let end = (self.environment.now() + limit + GRACE).min(by);
-            // It runs: whatever is late from here on is the node.
-            match running.output(end).await {
-                Err(RuntimeError::TimedOut { .. }) => Err(LinkError::Slow {
+            let started = self.environment.now();
+            let end = (started + given + GRACE).min(by);
+            let output = running.output(end).await;
+            let ran = self.environment.now() - started;
+            let late = match &output {
+                Err(RuntimeError::StillRunning { .. }) => true,
+                Ok(output) => TIMED_OUT.contains(&output.code),
+                Err(_) => false,
+            };
+            // Its limit has to have passed for the node to be late: else it was killed, most likely
+            // by the end of its container.
+            match output {
+                Ok(output) if output.code == LOST => Err(self.lost(what)),
+                Ok(output) if output.code == TERMINATED => Err(LinkError::NotRunning),
+                Ok(_) if late && ran + START < given => Err(LinkError::NotRunning),
+                // And it has to have had its time, which the queue and the engine may have used up.
+                _ if late && ran + START < limit.min(by.saturating_duration_since(asked)) => {
+                    Err(LinkError::Busy {
+                        what: what.to_owned(),
+                        why: "getting to ask took most of the time",
+                    })
+                }
+                Err(RuntimeError::StillRunning { .. }) => Err(LinkError::Slow {
                     what: what.to_owned(),
                     limit: (end < by).then_some(limit),
                 }),
-                // Killed by somebody else than its limit: by the end of the container, most likely.
-                Ok(output)
-                    if TIMED_OUT.contains(&output.code)
-                        && self.environment.now() < before + limit =>
-                {
-                    Err(LinkError::NotRunning)
-                }
                 other => Ok(other?),
             }
         };
         match self.gate.drive(&mut pass, work).await {
             Err(LinkError::Runtime(RuntimeError::NotRunning { .. })) => Err(LinkError::NotRunning),
             Err(LinkError::Runtime(RuntimeError::CannotRun { message, .. })) => Err(
-                LinkError::Node(format!("the node cannot run a shell: {message}")),
+                LinkError::Node(format!("the node cannot run {what}: {message}")),
             ),
             Err(LinkError::Runtime(RuntimeError::TooMuch { cap, .. })) => Err(LinkError::Node(
                 format!("{what} printed more than {} KiB", cap / 1024),
             )),
             other => other,
         }
+    }
+
+    fn lost(&self, what: &str) -> LinkError {
+        let action = format!("running {what} in container {}", self.container);
+        RuntimeError::Lost { action }.into()
     }
 
     async fn greeting(
@@ -198,7 +225,10 @@ impl ExecLink {
             (7, _) => return Ok(Answer::Closed(connect_error(&stderr))),
             (127, _) => return Err(no_bash()),
             // What came before the time was over counts too.
-            (code, _) if TIMED_OUT.contains(&code) => GreetingEnd::TimedOut,
+            (code, Some(_)) if TIMED_OUT.contains(&code) => GreetingEnd::TimedOut,
+            (code, None) if TIMED_OUT.contains(&code) => {
+                return Ok(Answer::Closed("no answer".to_owned()));
+            }
             (code, _) => {
                 let said = stderr.lines().next().unwrap_or_default();
                 return Err(LinkError::Node(format!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     runtime::RuntimeError,
     text::{Detail, Reason},
+    unit::Unit,
 };
 
 /// What a probe found. Not having been able to look is no outcome: that is [`CouldNotLook`].
@@ -100,6 +101,16 @@ pub(crate) struct Proof {
     pub(crate) invocation: String,
     pub(crate) main_pid: u32,
     pub(crate) changed: u64,
+}
+
+impl Proof {
+    pub(crate) fn of(unit: &Unit) -> Self {
+        Self {
+            invocation: unit.invocation.clone(),
+            main_pid: unit.main_pid,
+            changed: unit.changed,
+        }
+    }
 }
 
 impl Finding {

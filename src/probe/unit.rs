@@ -17,11 +17,7 @@ pub(crate) fn find<'a>(look: &'a SystemdLook, names: &[&str]) -> Option<&'a Unit
 /// Active passes, at once if the unit tells when it is up. Failed is terminal, once confirmed.
 pub(crate) fn judge(unit: &Unit) -> Finding {
     let reason = unit.describe();
-    let proof = || Proof {
-        invocation: unit.invocation.clone(),
-        main_pid: unit.main_pid,
-        changed: unit.changed,
-    };
+    let proof = || Proof::of(unit);
     if unit.load == "masked" {
         Finding::Clear(Outcome::Failed(reason))
     } else if unit.is_failed() {

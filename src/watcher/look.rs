@@ -13,8 +13,8 @@ use crate::{
     link::{ExecGate, Link, LinkError, exec::ExecLink},
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{
-        Ask, CouldNotLook, Finding, Means, Outcome, Probe, container, find_unit, judge_systemd,
-        judge_unit,
+        Ask, CouldNotLook, Finding, Means, Outcome, Probe, Proof, container, find_unit,
+        judge_systemd, judge_unit,
     },
     runtime::{Container, Runtime, RuntimeError, State},
     unit::{SystemdLook, Unit, UnitQuestion},
@@ -124,14 +124,27 @@ pub(crate) struct Look<'a> {
     container: Container,
     link: Box<dyn Link>,
     question: UnitQuestion,
-    systemd: Option<Result<SystemdLook, LinkError>>,
+    systemd: Option<Asked>,
     depth: Depth,
 }
+
+/// What systemd said, and the span of time that it may have been so in.
+struct Asked {
+    said: Result<SystemdLook, LinkError>,
+    span: Span,
+}
+
+/// Between these instants something was seen.
+pub(crate) type Span = (Instant, Instant);
 
 /// What one probe found, and how the node was reached for it.
 pub(crate) struct Found {
     pub(crate) finding: Finding,
     pub(crate) via: &'static str,
+    /// When it was so: earlier than the probe ran, where systemd had been asked before.
+    pub(crate) span: Span,
+    /// The unit behind it as it was then, if there is one.
+    pub(crate) unit: Option<Proof>,
 }
 
 /// The way of a finding that only asked the engine.
@@ -145,57 +158,97 @@ impl Look<'_> {
         probe: &Probe,
         by: Instant,
     ) -> Result<Found, CouldNotLook> {
+        let start = self.now();
         let standing = container::judge(self.node, &self.container);
         if probe.is_container() || !standing.is_passed() {
-            return Ok(Found {
-                finding: Finding::Clear(standing),
-                via: ENGINE,
-            });
+            return Ok(self.found(Finding::Clear(standing), ENGINE, start));
         }
-        let found = match probe.means() {
-            Ok(means) => self.builtin(means, by).await,
+        let means = match probe.means() {
+            Ok(means) => means,
             Err(custom) => {
                 let outcome = custom.check(self.node.clone()).await?;
-                return Ok(Found {
-                    finding: Finding::Clear(outcome),
-                    via: "",
-                });
+                return Ok(self.found(Finding::Clear(outcome), "", start));
             }
         };
         let via = self.link.via();
-        match found {
-            Ok(finding) => Ok(Found { finding, via }),
+        match self.builtin(means, by).await {
+            Ok((finding, unit)) => {
+                let mut found = self.found(finding, via, start);
+                if let (Some(unit), Some(asked)) = (unit, &self.systemd) {
+                    found.unit = Some(unit);
+                    found.span.0 = asked.span.0;
+                    // What systemd alone has said was so when it said it.
+                    if matches!(means, Means::Unit(_)) {
+                        found.span.1 = asked.span.1;
+                    }
+                }
+                Ok(found)
+            }
             Err(LinkError::NotRunning) => self.stopped(by).await,
-            Err(error @ (LinkError::Slow { .. } | LinkError::Node(_))) => Ok(Found {
-                finding: Finding::failed(error.to_string()),
-                via,
-            }),
+            Err(error @ (LinkError::Slow { .. } | LinkError::Node(_))) => {
+                Ok(self.found(Finding::failed(error.to_string()), via, start))
+            }
             Err(error @ (LinkError::Runtime(_) | LinkError::Busy { .. })) => {
                 Err(CouldNotLook::new(error.to_string()))
             }
         }
     }
 
-    async fn builtin(&mut self, means: &Means, by: Instant) -> Result<Finding, LinkError> {
+    fn found(&self, finding: Finding, via: &'static str, start: Instant) -> Found {
+        Found {
+            finding,
+            via,
+            span: (start, self.now()),
+            unit: None,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.sight.environment.now()
+    }
+
+    /// A built-in probe's finding, and the unit behind it.
+    async fn builtin(
+        &mut self,
+        means: &Means,
+        by: Instant,
+    ) -> Result<(Finding, Option<Proof>), LinkError> {
+        let units_only = self.depth == Depth::Units;
         match means {
-            Means::Container => Ok(Finding::passed()),
+            Means::Container => Ok((Finding::passed(), None)),
             Means::Systemd => {
                 let look = self.systemd(by).await?;
-                Ok(Finding::Clear(judge_systemd(look)))
+                Ok((Finding::Clear(judge_systemd(look)), None))
             }
-            Means::Unit(names) => Ok(judge_unit(self.unit(names, by).await?)),
-            Means::Answers(names, _) if self.depth == Depth::Units && !names.is_empty() => {
-                Ok(judge_unit(self.unit(names, by).await?))
+            Means::Unit(names) => self.judged(names, by).await,
+            Means::Answers(names, _) if units_only && !names.is_empty() => {
+                self.judged(names, by).await
             }
+            Means::Answers(_, ask) => Ok((self.answer(ask, by).await?, None)),
             Means::UnitAnswers(names, ask) => {
-                let unit = self.unit(names, by).await?;
-                if !unit.is_active() && (unit.exists() || !ask.alone) {
-                    return Ok(judge_unit(unit));
+                let unit = self.unit(names, by).await?.clone();
+                let (judged, proof) = (judge_unit(&unit), Some(Proof::of(&unit)));
+                // A snapshot has the unit's state of all but those whose answer alone counts.
+                let decided = !unit.is_active() && (unit.exists() || !ask.alone);
+                if decided || (units_only && !ask.alone) {
+                    return Ok((judged, proof));
                 }
-                self.answer(ask, by).await
+                match self.answer(ask, by).await? {
+                    // A port that accepts may be another's: the unit has to have proved itself, too.
+                    Finding::Clear(Outcome::Passed(_)) if !ask.alone => Ok((judged, proof)),
+                    answered => Ok((answered, proof)),
+                }
             }
-            Means::Answers(_, ask) => self.answer(ask, by).await,
         }
+    }
+
+    async fn judged(
+        &mut self,
+        names: &[&str],
+        by: Instant,
+    ) -> Result<(Finding, Option<Proof>), LinkError> {
+        let unit = self.unit(names, by).await?;
+        Ok((judge_unit(unit), Some(Proof::of(unit))))
     }
 
     async fn answer(&self, ask: &Ask, by: Instant) -> Result<Finding, LinkError> {
@@ -213,16 +266,22 @@ impl Look<'_> {
 
     /// What systemd says; asked once in a look.
     async fn systemd(&mut self, by: Instant) -> Result<&SystemdLook, LinkError> {
-        if self.systemd.is_none() {
-            self.systemd = Some(match self.settled(by).await {
+        let asked = if let Some(asked) = self.systemd.take() {
+            asked
+        } else {
+            let start = self.now();
+            let said = match self.settled(by).await {
                 Ok(()) => self.link.systemd(&self.question, by).await,
                 Err(error) => Err(error),
-            });
-        }
-        match &self.systemd {
-            Some(Ok(look)) => Ok(look),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(LinkError::Node("systemd was not asked".to_owned())),
+            };
+            Asked {
+                said,
+                span: (start, self.now()),
+            }
+        };
+        match &self.systemd.insert(asked).said {
+            Ok(look) => Ok(look),
+            Err(error) => Err(error.clone()),
         }
     }
 
@@ -230,7 +289,9 @@ impl Look<'_> {
     /// process once its cgroups are made.
     async fn settled(&self, by: Instant) -> Result<(), LinkError> {
         let age = |start: SystemTime| self.sight.environment.wall().duration_since(start);
-        let young = self.container.started_at.and_then(|start| age(start).ok());
+        // A start in the future is one by a clock that differs from ours.
+        let started = self.container.started_at;
+        let young = started.map(|start| age(start).unwrap_or_default());
         if young.is_none_or(|age| age >= YOUNG) {
             return Ok(());
         }
@@ -246,6 +307,7 @@ impl Look<'_> {
 
     /// The container stopped running under the look: what it is now decides.
     async fn stopped(&mut self, by: Instant) -> Result<Found, CouldNotLook> {
+        let start = self.now();
         let environment = &self.sight.environment;
         let patience = environment.now() + LAG;
         let now = loop {
@@ -272,10 +334,29 @@ impl Look<'_> {
             }
             _ => container::missing(self.node, true),
         };
-        Ok(Found {
-            finding: Finding::Clear(outcome),
-            via: ENGINE,
+        Ok(self.found(Finding::Clear(outcome), ENGINE, start))
+    }
+
+    /// Whether what was seen in this look still counts at its end: the same container runs, as it did
+    /// at the beginning. An exec goes by the id, and would not notice a restart in between.
+    pub(crate) async fn holds(&self, by: Instant) -> Result<Result<(), Outcome>, CouldNotLook> {
+        let now = self.sight.container(self.identity, self.node, by).await?;
+        Ok(match now {
+            None => Err(container::missing(self.node, true)),
+            Some(now) => match container::judge(self.node, &now) {
+                Outcome::Passed(_) if now.is_same_run(&self.container) => Ok(()),
+                Outcome::Passed(_) => Err(Outcome::failed(format!(
+                    "container {} was started again while it was looked at",
+                    self.node
+                ))),
+                outcome => Err(outcome),
+            },
         })
+    }
+
+    /// When systemd was asked, if it was.
+    pub(crate) fn asked(&self) -> Option<Instant> {
+        self.systemd.as_ref().map(|asked| asked.span.0)
     }
 
     /// Whether the container runs, as far as this look has seen.

@@ -25,9 +25,9 @@ pub(crate) use look::{Depth, Sight};
 use crate::{
     environment::{Environment, Task},
     node::{Identity, NodeName, Role},
-    probe::{CouldNotLook, Finding, Outcome, Probe, container},
+    probe::{CouldNotLook, Finding, Means, Outcome, Probe, container},
     report::{ProbeReport, ProbeResult, Trigger},
-    runtime::{Container, ContainerId, State},
+    runtime::{Container, State},
     text::{Detail, Reason},
 };
 use look::{ENGINE, Found, Look};
@@ -36,6 +36,9 @@ use second::Memory;
 /// How long after an engine's return a container that it starts again may take: until then, having
 /// ended is not the end.
 const RETURN: Duration = Duration::from_secs(10);
+
+/// How old what systemd has said may be at the end of a round for the round to count as passed.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// How long one probe may take in all. Every call that it makes has a shorter limit of its own; this
 /// one only keeps a probe from adding up too many.
@@ -67,6 +70,25 @@ pub(crate) struct Published {
     pub(crate) passed_since: Option<Instant>,
     /// Whether the look is over.
     pub(crate) settled: bool,
+}
+
+impl Published {
+    /// What is left of this when nobody follows the node any more.
+    pub(crate) fn abandoned(&self) -> Self {
+        let mut left = self.clone();
+        left.passed_since = None;
+        left.settled = true;
+        let reason = Reason::new("nobody looks any more: a check has panicked");
+        let open = left
+            .probes
+            .iter()
+            .position(|report| !report.result.is_passed());
+        let open = open.or(left.probes.len().checked_sub(1));
+        if let Some(report) = open.and_then(|index| left.probes.get_mut(index)) {
+            report.result = ProbeResult::Unknown(reason);
+        }
+        left
+    }
 }
 
 /// A node that is being followed; dropping this ends that.
@@ -104,8 +126,8 @@ struct Life {
     published: watch::Sender<Arc<Published>>,
     nudge: Arc<Notify>,
     state: Published,
-    /// The container that was last seen.
-    seen: Option<ContainerId>,
+    /// The container as it was last seen.
+    seen: Option<Container>,
     memory: Memory,
     /// Until when a container that has ended may be started again by an engine that came back;
     /// none while the engine has never been out of reach.
@@ -226,11 +248,17 @@ impl Life {
         let Some(container) = found? else {
             return Ok(Err(container::missing(node, self.seen.is_some())));
         };
-        if self.seen.as_ref() != Some(&container.id) {
-            // Another container under the same name: nothing of the old one carries over.
-            self.seen = Some(container.id.clone());
+        if self
+            .seen
+            .as_ref()
+            .is_none_or(|seen| !seen.is_same_run(&container))
+        {
+            // Another container under the same name, or the same one started again: nothing of what
+            // was before carries over.
+            self.seen = Some(container.clone());
             self.memory = Memory::default();
             self.state.passed_since = None;
+            self.state.probes.clear();
         }
         if let Some(waiting) = self.starts_again(&container, now) {
             return Ok(Err(waiting));
@@ -288,17 +316,66 @@ impl Life {
             }
             let start = environment.now();
             let found = run_one(&mut look, &probe, start + PROBE_LIMIT, bad_role.as_ref()).await;
-            let span = (start, environment.now());
-            round.elapsed = span.1 - span.0;
-            match found {
-                Err(CouldNotLook(reason)) => {
-                    round.settle(ProbeResult::Unknown(reason), Detail::default(), "");
+            round.elapsed = environment.now() - start;
+            self.take(round, &probe, found);
+        }
+        if round.has_passed() {
+            self.close(round, &mut look).await;
+        }
+    }
+
+    fn take(&mut self, round: &mut Round, probe: &Probe, found: Result<Found, CouldNotLook>) {
+        match found {
+            Err(CouldNotLook(reason)) => {
+                round.settle(ProbeResult::Unknown(reason), Detail::default(), "");
+            }
+            Ok(Found {
+                finding,
+                via,
+                span,
+                unit,
+            }) => {
+                if self.memory.changed(probe.name(), unit.as_ref()) {
+                    self.state.passed_since = None;
                 }
-                Ok(Found { finding, via }) => {
-                    let weighed = self.memory.weigh(probe.name(), finding, span);
-                    self.again = earlier(self.again, weighed.again);
-                    round.settle(ProbeResult::Looked(weighed.outcome), weighed.detail, via);
+                let weighed = self.memory.weigh(probe.name(), finding, span);
+                self.again = earlier(self.again, weighed.again);
+                round.settle(ProbeResult::Looked(weighed.outcome), weighed.detail, via);
+            }
+        }
+    }
+
+    /// Makes sure, at the end of a round in which everything passed, that what was seen first is
+    /// still so: probes run one after the other, and a look that had to queue may take long.
+    async fn close(&mut self, round: &mut Round, look: &mut Look<'_>) {
+        let environment = self.sight.environment.clone();
+        let by = environment.now() + PROBE_LIMIT;
+        if look
+            .asked()
+            .is_some_and(|asked| environment.now() - asked > FRESH)
+        {
+            look.again();
+            for (index, probe) in round.probes.clone().iter().enumerate() {
+                if matches!(probe.means(), Ok(Means::Systemd | Means::Unit(_))) {
+                    round.back_to(index);
+                    let found = look.probe(probe, by).await;
+                    self.take(round, probe, found);
+                    if round.stopped {
+                        return;
+                    }
+                    round.restore();
                 }
+            }
+        }
+        match look.holds(by).await {
+            Ok(Ok(())) => {}
+            Ok(Err(outcome)) => {
+                round.back_to(0);
+                round.settle(ProbeResult::Looked(outcome), Detail::default(), ENGINE);
+            }
+            Err(CouldNotLook(reason)) => {
+                round.back_to(0);
+                round.settle(ProbeResult::Unknown(reason), Detail::default(), "");
             }
         }
     }
@@ -319,7 +396,7 @@ async fn run_one(
     match (bad_role, &found.finding) {
         (Some(outcome), Finding::Clear(Outcome::Passed(_))) if probe.is_container() => Ok(Found {
             finding: Finding::Clear(outcome.clone()),
-            via: ENGINE,
+            ..found
         }),
         _ => Ok(found),
     }
@@ -338,6 +415,8 @@ struct Round {
     probes: Vec<Probe>,
     before: Vec<ProbeReport>,
     reports: Vec<ProbeReport>,
+    /// Reports that were taken back.
+    behind: Vec<ProbeReport>,
     stopped: bool,
     elapsed: Duration,
 }
@@ -349,6 +428,7 @@ impl Round {
             before: before.to_vec(),
             reports: Vec::with_capacity(probes.len()),
             probes,
+            behind: Vec::new(),
             stopped: false,
             elapsed: Duration::ZERO,
         }
@@ -388,6 +468,21 @@ impl Round {
         round.unanswered_next();
         round.skip_rest();
         round.reports
+    }
+
+    fn has_passed(&self) -> bool {
+        !self.stopped && self.reports.len() == self.probes.len()
+    }
+
+    /// Takes back the reports from this one on, so that it can be settled anew; [`Self::restore`]
+    /// brings back those behind it.
+    fn back_to(&mut self, index: usize) {
+        self.elapsed = Duration::ZERO;
+        self.behind = self.reports.split_off(index).split_off(1);
+    }
+
+    fn restore(&mut self) {
+        self.reports.append(&mut self.behind);
     }
 
     fn unanswered_next(&mut self) {

@@ -24,10 +24,11 @@ pub(crate) const PROVEN: Duration = Duration::from_millis(200);
 /// How much later a failed unit has to be found unchanged.
 pub(crate) const CONFIRMED: Duration = Duration::from_millis(100);
 
-/// What earlier looks left open, by probe.
+/// What earlier looks left open, and the units that they saw, by probe.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     open: HashMap<String, Open>,
+    units: HashMap<String, Proof>,
 }
 
 #[derive(Debug)]
@@ -104,6 +105,16 @@ impl Memory {
                 }
             }
         }
+    }
+
+    /// Whether the probe's unit is another than at the look before: it was started again in between,
+    /// however well it is now.
+    pub(crate) fn changed(&mut self, probe: &str, unit: Option<&Proof>) -> bool {
+        let before = match unit {
+            Some(unit) => self.units.insert(probe.to_owned(), unit.clone()),
+            None => self.units.remove(probe),
+        };
+        before.is_some() && before.as_ref() != unit
     }
 
     /// Since when just this has been found.

@@ -60,7 +60,7 @@ impl FakeNode {
         let active = |kind| FakeUnit::new("active", "running", kind);
         Self {
             container: Container {
-                id: ContainerId(format!("{:0>64}", name.len())),
+                id: ContainerId(id_of(name)),
                 name: name.to_owned(),
                 labels: label.into_iter().collect(),
                 state: State::Running,
@@ -80,6 +80,12 @@ impl FakeNode {
             delay: Duration::ZERO,
         }
     }
+}
+
+/// An id of a name's own: its bytes in hexadecimal.
+fn id_of(name: &str) -> String {
+    let hex: Vec<_> = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{:0>64}", hex.concat())
 }
 
 #[derive(Debug, Default)]
@@ -262,9 +268,8 @@ impl RunningExec for FakeExec {
         };
         let stdout = timeout_at(by, output)
             .await
-            .map_err(|_| RuntimeError::TimedOut {
+            .map_err(|_| RuntimeError::StillRunning {
                 action: action.clone(),
-                limit: None,
             })?;
         self.engine.reachable(&action)?;
         Ok(ExecOutput {
