@@ -26,5 +26,7 @@ bench: engine image
 engine:
 	$(NODES)/engine
 
+# The options are found by trying, once, before tests that run at the same time would all try.
 image: engine
 	$(NODES)/cluster image
+	$(NODES)/cluster flags >/dev/null
