@@ -60,12 +60,16 @@ struct Followed {
 type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>, bool)>;
 
 impl Driver {
+    /// A driver, and where it leaves what there is to tell.
     pub(super) fn new(
         sight: &Sight,
         identity: &Identity,
         request: WaitRequest,
-        view: watch::Sender<View>,
-    ) -> Self {
+    ) -> (Self, watch::Receiver<View>) {
+        let (view, views) = watch::channel(View {
+            nodes: vec![None; request.nodes.len()],
+            result: None,
+        });
         let environment = sight.environment.clone();
         let started = environment.now();
         let interval = match request.poll_interval {
@@ -95,14 +99,15 @@ impl Driver {
                 nudged_for: None,
             }
         };
-        Self {
+        let driver = Self {
             nodes: request.nodes.iter().map(follow).collect(),
             deadline: request.limit.map(|limit| after(started, limit)),
             environment,
             request,
             started,
             view,
-        }
+        };
+        (driver, views)
     }
 
     pub(super) async fn run(&mut self) {

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use driver::Driver;
 pub use wait::{
     FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent, WaitRequest, WaitResult,
     WaitTarget,
@@ -273,7 +274,9 @@ impl Engine {
     /// of them is terminal.
     #[must_use]
     pub fn wait(&self, identity: &Identity, request: WaitRequest) -> Wait {
-        Wait::start(&self.sight, identity, request)
+        let (mut driver, views) = Driver::new(&self.sight, identity, request);
+        let task = self.environment().spawn(async move { driver.run().await });
+        Wait::new(views, task)
     }
 
     /// Waits until one node is ready, polling it at an interval (zero means [`POLL_INTERVAL`]); for

@@ -20,14 +20,12 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
-use super::driver::Driver;
 use crate::{
     environment::Task,
-    node::{Identity, NodeName, Role},
+    node::{NodeName, Role},
     probe::Probe,
     report::{ProbeReport, Trigger},
     text::Reason,
-    watcher::Sight,
 };
 
 /// What to wait for.
@@ -173,21 +171,13 @@ pub(super) struct View {
 }
 
 impl Wait {
-    pub(super) fn start(sight: &Sight, identity: &Identity, request: WaitRequest) -> Self {
-        let environment = sight.environment.clone();
-        let count = request.nodes.len();
-        let view = View {
-            nodes: vec![None; count],
-            result: None,
-        };
-        let sender = watch::Sender::new(view.clone());
-        let views = WatchStream::from_changes(sender.subscribe());
-        let mut driver = Driver::new(sight, identity, request, sender);
-        let task = environment.spawn(async move { driver.run().await });
+    /// The stream over what a driver leaves there; the task is the driver's.
+    pub(super) fn new(views: watch::Receiver<View>, task: Task) -> Self {
+        let view = views.borrow().clone();
         Self {
-            views,
+            told: vec![None; view.nodes.len()],
+            views: WatchStream::from_changes(views),
             view,
-            told: vec![None; count],
             turn: 0,
             over: false,
             _task: task,

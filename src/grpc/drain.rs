@@ -1,6 +1,12 @@
 //! The end of a server: whoever waits is told, and nobody new is let in.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+
+/// How long open calls have to end once a drain has started: a server that is told to leave has left
+/// within ten seconds, this included.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 
 /// Starts a drain.
 #[derive(Debug)]

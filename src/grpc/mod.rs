@@ -16,7 +16,7 @@ mod status;
 mod validate;
 
 pub(crate) use convert::role_number;
-pub use drain::{Drain, Drainer};
+pub use drain::{DRAIN_LIMIT, Drain, Drainer};
 pub use listen::{ListenAddress, ListenError, Listener};
-pub use server::{DRAIN_LIMIT, ServeError, Server};
+pub use server::{ServeError, Server};
 pub use service::{Limits, Service};

@@ -12,10 +12,6 @@ use tonic::{
 use super::{drain::Drain, listen::Listener, service::Service};
 use crate::pb::{self, readiness_service_server::ReadinessServiceServer};
 
-/// How long open calls have to end once a drain has started: a server that is told to leave has left
-/// within ten seconds, this included.
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(8);
-
 /// How often a peer that says nothing is asked whether it is still there, and how long it has to
 /// answer: a client whose machine has gone ends its wait no later than that.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));

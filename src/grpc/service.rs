@@ -8,8 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, deadline,
-    drain::Drain,
-    server::DRAIN_LIMIT,
+    drain::{DRAIN_LIMIT, Drain},
     status,
     validate::{self, ValidWait},
 };
