@@ -15,6 +15,7 @@ mod service;
 mod status;
 mod validate;
 
+#[cfg(feature = "cli")]
 pub(crate) use convert::role_number;
 pub use drain::{DRAIN_LIMIT, Drain, Drainer};
 pub use listen::{ListenAddress, ListenError, Listener};
