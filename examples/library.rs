@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
 
     // A check of one's own tells a failure, which may pass, from not having been able to look.
-    let licence = Probe::custom("licence", |_node| async {
+    let hostname = Probe::custom("hostname", |_node| async {
         match std::fs::metadata("/etc/hostname") {
             Ok(file) if file.len() > 0 => Ok(Outcome::passed()),
             Ok(_) => Ok(Outcome::failed("/etc/hostname is empty")),
@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     let mut probes = Probe::of_role(snapshot.role);
-    probes.push(licence);
+    probes.push(hostname);
 
     let request = WaitRequest {
         nodes: vec![WaitTarget { node, role: None }],

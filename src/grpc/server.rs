@@ -53,7 +53,7 @@ impl Server {
     }
 
     /// Serves on these sockets until the drain has started and open calls have ended. Silent peers
-    /// may keep it from ending: whoever waits for it has to bound that, by [`DRAIN_LIMIT`].
+    /// may keep it from ending: whoever waits for it has to bound that, by [`super::DRAIN_LIMIT`].
     pub async fn serve(self, listeners: Vec<Listener>, drain: Drain) -> Result<(), ServeError> {
         let serving = listeners
             .into_iter()
