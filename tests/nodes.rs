@@ -512,6 +512,9 @@ fn the_command_line_says_how_it_ended() {
         "{unreachable:?}"
     );
 
+    let public = readyd(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(public.status.code(), Some(2));
+    assert!(stderr(&public).contains("--insecure"), "{public:?}");
     let set = |variable: &str, value: &str, arguments: &[&str]| {
         let mut command = readyd_command(arguments);
         command.env(variable, value).output().unwrap()

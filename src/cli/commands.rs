@@ -15,7 +15,7 @@ use crate::{
         CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, Outcome,
         SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
     },
-    grpc::role_number,
+    grpc::{ListenError, role_number},
 };
 
 pub(super) async fn snapshot(arguments: SnapshotArguments) -> anyhow::Result<Exit> {
@@ -157,7 +157,8 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
 
 /// The exit code of an error.
 pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<Usage>() {
+    let refused = error.downcast_ref::<ListenError>();
+    if error.is::<Usage>() || matches!(refused, Some(ListenError::Insecure { .. })) {
         return Exit::Usage;
     }
     match error.downcast_ref::<Status>().map(Status::code) {
