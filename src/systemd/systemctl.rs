@@ -14,6 +14,9 @@ const FAILED_UNITS: usize = 5;
 /// Prints the system's state, the units named as arguments, and the journal's end of those that have
 /// failed if the first argument says so. Each line starts with what it is.
 ///
+/// The journal's end is what the unit said and what systemd said of it, and besides what its main
+/// process said: of a process that dies at once, journald may learn no more than its number.
+///
 /// The uptime comes first: whatever is reckoned from it is then older, never younger, than it seems.
 pub(crate) const SCRIPT: &str = r#"
 journal=$1; shift
@@ -24,15 +27,20 @@ if [ "$system" = degraded ]; then
   systemctl list-units --state=failed --plain --no-legend --no-pager |
     while IFS=' ' read -r unit _; do echo "failed $unit"; done
 fi
-id= failed=
-tail_of() { journalctl --quiet --no-pager --lines=20 --unit="$1" 2>&1 | tail -c 8192 | sed 's/^/journal /'; echo; }
-end() { if [ "$failed$journal" = yesyes ]; then tail_of "$id"; fi; id= failed=; }
-{ systemctl show --property=Id,LoadState,ActiveState,SubState,Result,Type,MainPID,InvocationID,Job,ConditionResult,ConditionTimestampMonotonic,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic -- "$@" 2>&1; echo; } |
+id= pid= failed=
+tail_of() {
+  set -- "_SYSTEMD_UNIT=$1" + "UNIT=$1" _PID=1 ${2:+ + "_PID=$2"}
+  journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192 | sed 's/^/journal /'
+  echo
+}
+end() { if [ "$failed$journal" = yesyes ]; then tail_of "$id" "$pid"; fi; id= pid= failed=; }
+{ systemctl show --property=Id,LoadState,ActiveState,SubState,Result,Type,MainPID,ExecMainPID,InvocationID,Job,ConditionResult,ConditionTimestampMonotonic,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic -- "$@" 2>&1; echo; } |
   while IFS= read -r line; do
     echo "unit $line"
     case $line in
       Id=*) id=${line#Id=} ;;
       ActiveState=failed) failed=yes ;;
+      ExecMainPID=[1-9]*) pid=${line#ExecMainPID=} ;;
       MainPID=[1-9]*) { IFS= read -r stat <"/proc/${line#MainPID=}/stat" && echo "stat $stat"; } 2>/dev/null ;;
       '') end ;;
     esac
