@@ -15,7 +15,8 @@ const FAILED_UNITS: usize = 5;
 /// failed if the first argument says so. Each line starts with what it is.
 ///
 /// The journal's end is what the unit said and what systemd said of it, and besides what its main
-/// process said: of a process that dies at once, journald may learn no more than its number.
+/// process said: of a process that dies at once, journald may learn no more than its number. And
+/// journald is made to read what was sent to it before: it takes systemd's own words first.
 ///
 /// The uptime comes first: whatever is reckoned from it is then older, never younger, than it seems.
 pub(crate) const SCRIPT: &str = r#"
@@ -30,6 +31,7 @@ fi
 id= pid= failed=
 tail_of() {
   set -- "_SYSTEMD_UNIT=$1" + "UNIT=$1" _PID=1 ${2:+ + "_PID=$2"}
+  timeout 2 journalctl --sync 2>/dev/null
   journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192 | sed 's/^/journal /'
   echo
 }
