@@ -318,22 +318,12 @@ impl Look<'_> {
             }
             environment.sleep(LAG / 10).await;
         };
-        let outcome = match now {
-            Some(now) if now.id == self.container.id => {
-                let before = std::mem::replace(&mut self.container, now);
-                match &self.container.state {
-                    State::Running if before.started_at == self.container.started_at => {
-                        Outcome::failed("the command that looked at the node was killed there")
-                    }
-                    State::Running => Outcome::failed(format!(
-                        "container {} was started again while it was looked at",
-                        self.node
-                    )),
-                    _ => container::judge(self.node, &self.container),
-                }
-            }
-            _ => container::missing(self.node, true),
-        };
+        let outcome = self.still(now.as_ref()).err().unwrap_or_else(|| {
+            Outcome::failed("the command that looked at the node was killed there")
+        });
+        if let Some(now) = now.filter(|now| now.id == self.container.id) {
+            self.container = now;
+        }
         Ok(self.found(Finding::Clear(outcome), ENGINE, start))
     }
 
@@ -341,17 +331,23 @@ impl Look<'_> {
     /// at the beginning. An exec goes by the id, and would not notice a restart in between.
     pub(crate) async fn holds(&self, by: Instant) -> Result<Result<(), Outcome>, CouldNotLook> {
         let now = self.sight.container(self.identity, self.node, by).await?;
-        Ok(match now {
-            None => Err(container::missing(self.node, true)),
-            Some(now) => match container::judge(self.node, &now) {
-                Outcome::Passed(_) if now.is_same_run(&self.container) => Ok(()),
-                Outcome::Passed(_) => Err(Outcome::failed(format!(
-                    "container {} was started again while it was looked at",
-                    self.node
-                ))),
-                outcome => Err(outcome),
-            },
-        })
+        Ok(self.still(now.as_ref()))
+    }
+
+    /// Whether this is still the run of the container that the look is at; if not, what has become
+    /// of it.
+    fn still(&self, now: Option<&Container>) -> Result<(), Outcome> {
+        let Some(now) = now else {
+            return Err(container::missing(self.node, true));
+        };
+        match container::judge(self.node, now) {
+            Outcome::Passed(_) if now.is_same_run(&self.container) => Ok(()),
+            Outcome::Passed(_) => Err(Outcome::failed(format!(
+                "container {} was started again while it was looked at",
+                self.node
+            ))),
+            outcome => Err(outcome),
+        }
     }
 
     /// When systemd was asked, if it was.
