@@ -27,7 +27,7 @@ use crate::{
     text::Detail,
     watcher::{
         Depth, Sight,
-        look::{ENGINE, Found, Look},
+        look::{Found, Look},
         second::CONFIRMED,
     },
 };
@@ -153,22 +153,19 @@ impl Engine {
         let known = role.clone().ok().flatten();
 
         let probes = snapshot_probes(known);
-        let mut look = self
-            .sight
-            .look(identity, node, container, &probes, Depth::Units);
+        let mut look =
+            self.sight
+                .look(identity, node, container, &probes, Depth::Units, role.err());
         let mut reports = Vec::with_capacity(probes.len());
         for probe in &probes {
             // The inspection is part of the first report.
             let started = if reports.is_empty() { start } else { now() };
             let found = look.probe(probe, now() + CHECK_LIMIT).await;
             let found = found.map_err(|source| could_not_look(node, probe, source))?;
-            let (outcome, detail) = match (found.finding, &role) {
-                (_, Err(outcome)) if probe.is_container() && look.runs() => {
-                    (outcome.clone(), Detail::default())
-                }
-                (Finding::Clear(outcome), _) => (outcome, Detail::default()),
-                (Finding::Unproven { .. }, _) => (Outcome::passed(), Detail::default()),
-                (Finding::Dead { reason, detail, .. }, _) => (Outcome::Failed(reason), detail),
+            let (outcome, detail) = match found.finding {
+                Finding::Clear(outcome) => (outcome, Detail::default()),
+                Finding::Unproven { .. } => (Outcome::passed(), Detail::default()),
+                Finding::Dead { reason, detail, .. } => (Outcome::Failed(reason), detail),
             };
             reports.push(self.report(probe, outcome, detail, found.via, started));
         }
@@ -209,19 +206,16 @@ impl Engine {
         let by = after(start, limit);
         let container = self.container(identity, node, by).await?;
         let bad_role = match role {
-            None if probe.is_container() => self.sight.role(node, &container).err(),
-            _ => None,
+            None => self.sight.role(node, &container).err(),
+            Some(_) => None,
         };
         let probes = std::slice::from_ref(probe);
         let mut look = self
             .sight
-            .look(identity, node, container, probes, Depth::Answers);
+            .look(identity, node, container, probes, Depth::Answers, bad_role);
         let could_not = |source| could_not_look(node, probe, source);
         let first = look.probe(probe, by).await.map_err(could_not)?;
         let (outcome, detail, via) = match first.finding {
-            Finding::Clear(outcome) if outcome.is_passed() && bad_role.is_some() => {
-                (bad_role.unwrap_or(outcome), Detail::default(), ENGINE)
-            }
             Finding::Clear(outcome) => (outcome, Detail::default(), first.via),
             Finding::Unproven { .. } => (Outcome::passed(), Detail::default(), first.via),
             Finding::Dead { .. } => self

@@ -16,7 +16,7 @@ use crate::{
         Ask, CouldNotLook, Finding, Means, Outcome, Probe, Proof, container, find_unit,
         judge_systemd, judge_unit,
     },
-    runtime::{Container, Runtime, RuntimeError, State},
+    runtime::{Container, Runtime, RuntimeError},
     unit::{SystemdLook, Unit, UnitQuestion},
 };
 
@@ -77,6 +77,7 @@ impl Sight {
         container: Container,
         probes: &[Probe],
         depth: Depth,
+        bad_role: Option<Outcome>,
     ) -> Look<'a> {
         let names = |probe: &Probe| match probe.means() {
             Ok(Means::Unit(names) | Means::UnitAnswers(names, _)) => *names,
@@ -103,6 +104,7 @@ impl Sight {
             },
             systemd: None,
             depth,
+            bad_role,
         }
     }
 }
@@ -126,6 +128,8 @@ pub(crate) struct Look<'a> {
     question: UnitQuestion,
     systemd: Option<Asked>,
     depth: Depth,
+    /// What `container` says of a label that names no role, where the label was to say it.
+    bad_role: Option<Outcome>,
 }
 
 /// What systemd said, and the span of time that it may have been so in.
@@ -161,7 +165,11 @@ impl Look<'_> {
         let start = self.now();
         let standing = container::judge(self.node, &self.container);
         if probe.is_container() || !standing.is_passed() {
-            return Ok(self.found(Finding::Clear(standing), ENGINE, start));
+            let outcome = match &self.bad_role {
+                Some(bad_role) if standing.is_passed() => bad_role.clone(),
+                _ => standing,
+            };
+            return Ok(self.found(Finding::Clear(outcome), ENGINE, start));
         }
         let means = match probe.means() {
             Ok(means) => means,
@@ -353,11 +361,6 @@ impl Look<'_> {
     /// When systemd was asked, if it was.
     pub(crate) fn asked(&self) -> Option<Instant> {
         self.systemd.as_ref().map(|asked| asked.span.0)
-    }
-
-    /// Whether the container runs, as far as this look has seen.
-    pub(crate) fn runs(&self) -> bool {
-        self.container.state == State::Running
     }
 
     /// Lets the units be asked for anew, for a second look.

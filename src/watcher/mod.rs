@@ -26,7 +26,7 @@ pub(crate) use look::{Depth, Sight};
 use crate::{
     environment::Task,
     node::{Identity, NodeName, Role},
-    probe::{CouldNotLook, Finding, Means, Outcome, Probe, container},
+    probe::{CouldNotLook, Means, Outcome, Probe, container},
     report::{ProbeReport, ProbeResult, Trigger},
     runtime::{Container, State},
     text::{Detail, Reason},
@@ -308,7 +308,9 @@ impl Life {
         // The look borrows what it needs for as long as it lasts; this publishes besides.
         let sight = self.sight.clone();
         let Target { identity, node, .. } = self.target.clone();
-        let mut look = sight.look(&identity, &node, container, &round.probes, Depth::Answers);
+        let probes = &round.probes;
+        let depth = Depth::Answers;
+        let mut look = sight.look(&identity, &node, container, probes, depth, bad_role);
         while let Some(probe) = round.next() {
             if round.awaits_first_answer() {
                 self.state.probes = round.so_far();
@@ -317,7 +319,7 @@ impl Life {
                 self.publish();
             }
             let start = environment.now();
-            let found = run_one(&mut look, &probe, start + PROBE_LIMIT, bad_role.as_ref()).await;
+            let found = look.probe(&probe, start + PROBE_LIMIT).await;
             round.elapsed = environment.now() - start;
             self.take(round, &probe, found);
         }
@@ -384,23 +386,6 @@ impl Life {
 
     fn publish(&self) {
         self.published.send_replace(Arc::new(self.state.clone()));
-    }
-}
-
-/// One probe; a label that names no role fails `container`.
-async fn run_one(
-    look: &mut Look<'_>,
-    probe: &Probe,
-    by: Instant,
-    bad_role: Option<&Outcome>,
-) -> Result<Found, CouldNotLook> {
-    let found = look.probe(probe, by).await?;
-    match (bad_role, &found.finding) {
-        (Some(outcome), Finding::Clear(Outcome::Passed(_))) if probe.is_container() => Ok(Found {
-            finding: Finding::Clear(outcome.clone()),
-            ..found
-        }),
-        _ => Ok(found),
     }
 }
 
