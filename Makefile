@@ -5,6 +5,8 @@
 # say what to do).
 
 NODES := tests/nodes
+# The tests run on nodes of both; another one may be asked for.
+SUITES := $(sort bookworm forky $(READYD_SUITE))
 
 .PHONY: demo demo-down test bench engine image
 
@@ -28,5 +30,7 @@ engine:
 
 # The options are found by trying, once, before tests that run at the same time would all try.
 image: engine
-	$(NODES)/cluster image
-	$(NODES)/cluster flags >/dev/null
+	for suite in $(SUITES); do \
+	  READYD_SUITE=$$suite $(NODES)/cluster image && \
+	  READYD_SUITE=$$suite $(NODES)/cluster flags >/dev/null || exit 1; \
+	done
