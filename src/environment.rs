@@ -116,6 +116,12 @@ impl Environment {
         duration.mul_f64(0.9 + 0.2 * random.f64())
     }
 
+    /// A word that nobody can guess who does not see it.
+    pub(crate) fn nonce(&self) -> String {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("{:032x}", random.u128(..))
+    }
+
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Task {
         let counted = Counted::new(Arc::clone(&self.tasks));
         self.spawner.spawn(Box::pin(async move {

@@ -7,10 +7,12 @@ use std::{fmt, time::Duration};
 /// A question about a port or to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// What does the port send before anything is sent to it, up to a line that starts so?
+    /// What does the port send, up to a line that starts so?
     Greeting {
         /// The port, dialled on the node's loopback address.
         port: u16,
+        /// What is sent to it first, if anything.
+        send: &'static str,
         /// The line's start.
         prefix: &'static str,
         /// For how long it is listened to, from the connection on.
@@ -30,6 +32,17 @@ pub enum Question {
         /// The name that reasons call it by.
         name: &'static str,
     },
+}
+
+impl Question {
+    /// The port that is asked, if one is.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Greeting { port, .. } | Self::Accepts { port } => Some(*port),
+            Self::Command { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Question {

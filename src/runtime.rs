@@ -2,11 +2,13 @@
 
 use std::{
     fmt,
+    pin::Pin,
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use futures_util::Stream;
+use tokio::{io::AsyncWrite, time::Instant};
 
 use crate::node::Labels;
 
@@ -38,6 +40,22 @@ pub struct Container {
     pub restarts: bool,
     /// When it was last started, by the engine's clock.
     pub started_at: Option<SystemTime>,
+    /// The number of its first process on the engine's machine, which need not be this one.
+    pub pid: Option<u32>,
+    /// Whose network it uses.
+    pub network: Network,
+}
+
+/// Whose network a container uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Network {
+    /// Its own: what listens there is the container's.
+    #[default]
+    Own,
+    /// That of the engine's machine.
+    Host,
+    /// Another container's, by its name or id.
+    Container(String),
 }
 
 impl Container {
@@ -123,9 +141,28 @@ pub trait Runtime: Send + Sync + 'static {
 pub trait RunningExec: Send {
     /// Waits for the command's end.
     ///
-    /// [`RuntimeError::StillRunning`] if it has not ended by then while the engine is fine, and
-    /// [`RuntimeError::NotRunning`] as soon as its container is seen not to be running any more.
+    /// [`RuntimeError::StillRunning`] if it has not ended by then.
     async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError>;
+
+    /// The command's streams, for one that is talked to. It has no time limit and no cap.
+    fn streams(self: Box<Self>) -> ExecStreams;
+}
+
+/// The streams of a command. Dropping the input closes the command's standard input.
+pub struct ExecStreams {
+    /// Its standard input.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+    /// What it prints; ends when it does, or with the connection to it.
+    pub output: Pin<Box<dyn Stream<Item = Result<ExecChunk, RuntimeError>> + Send>>,
+}
+
+/// A piece of what a command prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecChunk {
+    /// To its standard output.
+    Stdout(Vec<u8>),
+    /// To its standard error.
+    Stderr(Vec<u8>),
 }
 
 /// Why a call to the engine gave no answer.
@@ -172,7 +209,7 @@ pub enum RuntimeError {
         /// What was asked, and of what.
         action: String,
     },
-    /// The engine is fine, and the command has not ended: the node is slow.
+    /// The command has not ended: the node is slow, or the engine.
     #[error("{action}: the command has not ended")]
     StillRunning {
         /// What was asked, and of what.

@@ -9,6 +9,9 @@ use crate::text::{Detail, Reason};
 pub struct UnitQuestion {
     /// Names of units.
     pub units: Vec<&'static str>,
+    /// Those of them whose proof is wanted: what tells one start from another, and for how long it
+    /// has been active.
+    pub proofs: Vec<&'static str>,
     /// Whether the end of the journal of failed units is read.
     pub journal: bool,
 }
@@ -42,6 +45,8 @@ pub struct Unit {
     pub kind: String,
     /// `MainPID` in the node's own numbers; zero if there is none.
     pub main_pid: u32,
+    /// `ExecMainPID`: the main process, also once it has ended.
+    pub exec_pid: u32,
     /// `InvocationID`: another one for each start.
     pub invocation: String,
     /// Whether a job is queued for it.
@@ -52,6 +57,8 @@ pub struct Unit {
     /// `StateChangeTimestampMonotonic`, in microseconds of the node's clock: equal in two looks only
     /// if nothing changed in between.
     pub changed: u64,
+    /// Since when, on the same clock, it is active under the same main process at the earliest.
+    pub since: Duration,
     /// For how long it has been active under the same main process, at least; `None` if the node
     /// gives no clocks to tell it by.
     pub age: Option<Duration>,
@@ -83,6 +90,13 @@ impl Unit {
     #[must_use]
     pub fn tells(&self) -> bool {
         !matches!(self.kind.as_str(), "simple" | "exec" | "idle")
+    }
+
+    /// Whether both are the same unit under the same process, and nothing changed in between.
+    #[must_use]
+    pub fn is_same_start(&self, other: &Self) -> bool {
+        let of = |unit: &Self| (unit.main_pid, unit.changed, unit.since);
+        self.id == other.id && self.invocation == other.invocation && of(self) == of(other)
     }
 
     /// The state in words, as a reason has it.

@@ -41,7 +41,11 @@ async fn serve(fake: &FakeEngine, limits: Limits) -> Served {
 
 async fn serve_on(fake: &FakeEngine, limits: Limits, address: ListenAddress) -> Served {
     let environment = Environment::tokio();
-    let engine = Engine::new(fake.clone(), Options::default(), environment.clone());
+    let options = Options {
+        keep_links: Duration::from_millis(10),
+        ..Options::default()
+    };
+    let engine = Engine::new(fake.clone(), options, environment.clone());
     let listener = Listener::bind(&address, false).await.unwrap();
     let url = listener.url();
     let (drainer, drain): (_, Drain) = Drainer::new();

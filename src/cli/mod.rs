@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     docker::{DockerHost, DockerRuntime},
-    engine::{Engine, Options},
+    engine::{Engine, LinkChoice, Options},
     environment::Environment,
     grpc::ListenAddress,
     node::{LabelKeys, Visibility},
@@ -75,6 +75,13 @@ struct EngineArguments {
     /// Keep the text of journals from clients
     #[arg(long)]
     no_journal: bool,
+    /// The way into nodes: host (from outside, as root on the engine's machine), bridge (two
+    /// long-lived execs in a node), exec (one for each question), or the best that works
+    #[arg(long, value_name = "auto|host|bridge|exec", default_value_t)]
+    link: LinkChoice,
+    /// For how long the way into a node is kept open for the next look
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    keep_links: Duration,
     /// The label that says a node's realm
     #[arg(long, value_name = "KEY", default_value = "sind.realm")]
     realm_label: String,
@@ -115,6 +122,8 @@ impl EngineArguments {
             docker_host: _,
             select,
             no_journal,
+            link,
+            keep_links,
             realm_label,
             cluster_label,
             role_label,
@@ -127,6 +136,8 @@ impl EngineArguments {
             },
             visibility: Visibility::select(select),
             journal: !no_journal,
+            link,
+            keep_links,
         };
         let docker = DockerRuntime::new(host);
         Ok(Engine::new(docker, options, Environment::tokio()))

@@ -1,10 +1,6 @@
 //! A command in a container.
 
-use std::{
-    pin::Pin,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, time::Duration};
 
 use async_trait::async_trait;
 use bollard::{
@@ -22,12 +18,8 @@ use super::{
     error::{Call, bounded, not_startable},
 };
 use crate::runtime::{
-    CALL_LIMIT, ContainerId, Exec, ExecOutput, RunningExec, Runtime as _, RuntimeError, State,
+    ContainerId, Exec, ExecChunk, ExecOutput, ExecStreams, RunningExec, RuntimeError,
 };
-
-/// How often the container is looked at while a command runs in it: a paused one would keep it from
-/// ending for ever.
-const STILL_RUNNING: Duration = Duration::from_millis(500);
 
 /// The exit code of what cannot be executed, Docker's own as well as a shell's.
 const CANNOT_EXECUTE: i64 = 126;
@@ -79,7 +71,7 @@ pub(super) async fn start(
         exec: created.id,
         cap: exec.cap,
         output,
-        _input: input,
+        input,
     })
 }
 
@@ -90,7 +82,7 @@ pub(super) struct RunningDockerExec {
     cap: usize,
     output: Output,
     /// Held open for as long as the output is waited for.
-    _input: Pin<Box<dyn AsyncWrite + Send>>,
+    input: Pin<Box<dyn AsyncWrite + Send>>,
 }
 
 #[async_trait]
@@ -102,29 +94,42 @@ impl RunningExec for RunningDockerExec {
             exec,
             cap,
             mut output,
-            _input,
+            input: _input,
         } = *self;
         let call = Call {
             action: format!("running a command in container {container}"),
             engine: engine.host.to_string(),
         };
-        // What kept us last from seeing that the container still runs.
-        let trouble = Mutex::new(None);
         let mut collected = ExecOutput::default();
         tokio::select! {
             drained = drain(&mut output, cap, &mut collected, &call) => drained?,
-            () = stopped(&engine, &container, &trouble) => {
-                return Err(RuntimeError::NotRunning { action: call.action });
-            }
             () = sleep_until(by) => {
-                let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
-                return Err(trouble.unwrap_or(RuntimeError::StillRunning { action: call.action }));
+                return Err(RuntimeError::StillRunning { action: call.action });
             }
         }
         collected.code = exit_code(&engine, &container, &exec, by).await?;
         match collected.code {
             CANNOT_EXECUTE => Err(not_executed(&collected, call.action)),
             _ => Ok(collected),
+        }
+    }
+
+    fn streams(self: Box<Self>) -> ExecStreams {
+        let call = Call {
+            action: format!("running a command in container {}", self.container),
+            engine: self.engine.host.to_string(),
+        };
+        let chunk = move |chunk| match chunk {
+            Ok(LogOutput::StdErr { message }) => Ok(ExecChunk::Stderr(message.into())),
+            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                Ok(ExecChunk::Stdout(message.into()))
+            }
+            Ok(LogOutput::StdIn { .. }) => Ok(ExecChunk::Stdout(Vec::new())),
+            Err(error) => Err(call.clone().error(error)),
+        };
+        ExecStreams {
+            input: self.input,
+            output: Box::pin(self.output.map(chunk)),
         }
     }
 }
@@ -171,26 +176,6 @@ async fn drain(
         stream.extend_from_slice(&bytes);
     }
     Ok(())
-}
-
-/// Completes once the container is seen not to be running any more. Keeps the engine's newest
-/// trouble: a command that is late while the engine does not answer is not the node's fault.
-async fn stopped(
-    engine: &DockerRuntime,
-    container: &ContainerId,
-    trouble: &Mutex<Option<RuntimeError>>,
-) {
-    loop {
-        sleep(STILL_RUNNING).await;
-        let by = Instant::now() + CALL_LIMIT;
-        let inspected = engine.inspect(&container.0, by).await;
-        let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        match inspected {
-            Ok(Some(now)) if now.state == State::Running => *trouble = None,
-            Ok(_) => return,
-            Err(error) => *trouble = Some(error),
-        }
-    }
 }
 
 /// The exit code, once the engine knows it. Right after the output's end it may say that the command

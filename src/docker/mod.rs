@@ -17,9 +17,9 @@ use tokio::time::{Instant, timeout_at};
 pub use host::{DockerHost, InvalidDockerHost};
 
 use crate::runtime::{
-    CALL_LIMIT, Container, ContainerId, Exec, RunningExec, Runtime, RuntimeError, State,
+    CALL_LIMIT, Container, ContainerId, Exec, Network, RunningExec, Runtime, RuntimeError, State,
 };
-use error::Call;
+use error::{Call, bounded};
 
 /// A Docker Engine. It need not be there yet: every call tries to reach it.
 /// A clone is the same engine.
@@ -144,9 +144,15 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
     let name = response.name.ok_or_else(|| missing("Name"))?;
     let state = response.state.ok_or_else(|| missing("State"))?;
     let status = state.status.ok_or_else(|| missing("State.Status"))?;
-    let restarts = response
-        .host_config
-        .and_then(|config| config.restart_policy)
+    let host = response.host_config.unwrap_or_default();
+    let mode = host.network_mode.as_deref().unwrap_or_default();
+    let network = match mode.split_once(':') {
+        Some(("container", other)) => Network::Container(bounded(other)),
+        _ if mode == "host" => Network::Host,
+        _ => Network::Own,
+    };
+    let restarts = host
+        .restart_policy
         .and_then(|policy| policy.name)
         .is_some_and(|name| {
             !matches!(
@@ -178,5 +184,10 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
         started_at: state
             .started_at
             .and_then(|at| humantime::parse_rfc3339(&at).ok()),
+        pid: state
+            .pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .filter(|pid| *pid > 0),
+        network,
     })
 }

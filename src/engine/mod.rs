@@ -11,6 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
+pub use crate::link::LinkChoice;
 use driver::Driver;
 pub use wait::{
     FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent, WaitRequest, WaitResult,
@@ -19,7 +20,7 @@ pub use wait::{
 
 use crate::{
     environment::{Environment, after},
-    link::ExecGate,
+    link::Links,
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{CouldNotLook, Finding, Outcome, Probe, Service},
     report::{ProbeReport, ProbeResult},
@@ -38,6 +39,10 @@ pub const CHECK_LIMIT: Duration = Duration::from_secs(10);
 /// The delay between two looks of a wait, unless who asks says otherwise.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// For how long the way into a node is kept open for the next look, unless an engine is told
+/// otherwise. No more than 256 are kept.
+pub const KEEP_LINKS: Duration = Duration::from_secs(10);
+
 /// What an engine goes by.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -47,6 +52,10 @@ pub struct Options {
     pub visibility: Visibility,
     /// Whether the end of a failed unit's journal is read and told; it is by default.
     pub journal: bool,
+    /// Which ways into a node may be taken; the best that works by default.
+    pub link: LinkChoice,
+    /// For how long the way into a node is kept open for the next look; [`KEEP_LINKS`] by default.
+    pub keep_links: Duration,
 }
 
 impl Default for Options {
@@ -55,6 +64,8 @@ impl Default for Options {
             labels: LabelKeys::default(),
             visibility: Visibility::default(),
             journal: true,
+            link: LinkChoice::default(),
+            keep_links: KEEP_LINKS,
         }
     }
 }
@@ -117,10 +128,17 @@ pub struct Snapshot {
 impl Engine {
     /// An engine over a container runtime.
     pub fn new(runtime: impl Runtime, options: Options, environment: Environment) -> Self {
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        let links = Links::new(
+            Arc::clone(&runtime),
+            environment.clone(),
+            options.link,
+            options.keep_links,
+        );
         Self {
             sight: Sight {
-                runtime: Arc::new(runtime),
-                gate: Arc::new(ExecGate::new(environment.clone())),
+                runtime,
+                links,
                 environment,
                 labels: options.labels,
                 visibility: options.visibility,
@@ -135,8 +153,8 @@ impl Engine {
         &self.sight.environment
     }
 
-    /// Looks at a node once: at its units in a single exec, and on a controller at slurmctld's RPC
-    /// answer in another. The role is the label's unless given.
+    /// Looks at a node once: at all its units in one question, and on a controller at slurmctld's
+    /// RPC answer in another. The role is the label's unless given.
     ///
     /// A failed unit is `Failed` here, not `Terminal`: that takes a second look.
     pub async fn snapshot(
@@ -153,9 +171,14 @@ impl Engine {
         let known = role.clone().ok().flatten();
 
         let probes = snapshot_probes(known);
-        let mut look =
-            self.sight
-                .look(identity, node, container, &probes, Depth::Units, role.err());
+        let mut look = self.sight.look(
+            identity,
+            node,
+            container,
+            &probes,
+            Depth::Snapshot,
+            role.err(),
+        );
         let mut reports = Vec::with_capacity(probes.len());
         for probe in &probes {
             // The inspection is part of the first report.
@@ -212,7 +235,7 @@ impl Engine {
         let probes = std::slice::from_ref(probe);
         let mut look = self
             .sight
-            .look(identity, node, container, probes, Depth::Answers, bad_role);
+            .look(identity, node, container, probes, Depth::Check, bad_role);
         let could_not = |source| could_not_look(node, probe, source);
         let first = look.probe(probe, by).await.map_err(could_not)?;
         let (outcome, detail, via) = match first.finding {

@@ -1,18 +1,17 @@
-//! The way in by exec: works wherever the engine can be reached, and costs a hundred times what it
-//! asks for.
+//! What has to run in the node: a command in an exec of its own, or in the node's shell. Either way
+//! never more than one at a time, and each within limits.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{ExecGate, Link, LinkError, gate::Refused};
+use super::{
+    LinkError, Place,
+    shell::{Shell, ShellCommand},
+};
 use crate::{
-    environment::Environment,
     question::{Answer, GreetingEnd, Question},
-    runtime::{ContainerId, Exec, ExecOutput, Runtime, RuntimeError},
-    systemd::systemctl,
-    unit::{SystemdLook, UnitQuestion},
+    runtime::{Exec, ExecOutput, RunningExec, RuntimeError},
 };
 
 /// How long a command may run, unless who asks sets an earlier end. `scontrol ping` alone takes 10 s
@@ -26,7 +25,7 @@ const GRACE: Duration = Duration::from_millis(1500);
 const START: Duration = Duration::from_millis(200);
 
 /// How much a command may print, to each stream.
-const OUTPUT_CAP: usize = 256 * 1024;
+pub(super) const OUTPUT_CAP: usize = 256 * 1024;
 
 /// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
 /// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
@@ -45,22 +44,42 @@ kill "$watch" 2>/dev/null
 exit "$code"
 "#;
 
-/// Dials a port through bash, which has it built in. Prints `connected`, then what the port sends, up
-/// to a line with the prefix. Exit codes: 0 found, 3 closed by the other side, 4 too long, 7 refused.
-const GREETING: &str = r#"
-exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7
-echo connected
-LC_ALL=C left=$3
-while [ "$left" -gt 0 ]; do
-  line=
-  IFS= read -r -n "$left" line <&3; more=$?
-  printf '%s\n' "$line"
-  case $line in "$2"*) exit 0 ;; esac
-  [ "$more" = 0 ] || exit 3
-  left=$((left - ${#line} - 1))
-done
-exit 4
-"#;
+/// Dials a port through bash, which has it built in, as a function of the shell's: of the port, the
+/// prefix, the most bytes, and what is sent first. Prints `connected`, then what the port sends, up to
+/// a line with the prefix. Exit codes: 0 found, 3 closed by the other side, 4 too long, 7 refused,
+/// 127 no bash.
+macro_rules! dial_function {
+    () => {
+        r#"
+dial() {
+  [ -n "$BASH_VERSION" ] || exit 127
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7
+  echo connected
+  LC_ALL=C left=$3
+  [ -z "$4" ] || printf '%s' "$4" >&3
+  while [ "$left" -gt 0 ]; do
+    line=
+    IFS= read -r -n "$left" line <&3; more=$?
+    printf '%s\n' "$line"
+    case $line in "$2"*) exit 0 ;; esac
+    [ "$more" = 0 ] || exit 3
+    left=$((left - ${#line} - 1))
+  done
+  exit 4
+}
+"#
+    };
+}
+pub(super) use dial_function;
+
+/// The function, in the node's shell; and what stands for it where it has an exec of its own.
+const DIAL: &str = "dial";
+const DIAL_ALONE: [&str; 4] = [
+    "bash",
+    "-c",
+    concat!(dial_function!(), r#"dial "$@""#),
+    "bash",
+];
 
 /// The exit code of a command that the end of its standard input has ended, 128 + SIGHUP: while
 /// somebody waits for it, that means that the connection was lost on the way.
@@ -72,38 +91,61 @@ const TERMINATED: i64 = 143;
 /// `timeout`'s exit code for a command that it ended; 128 + 9 where that took a SIGKILL.
 const TIMED_OUT: [i64; 2] = [124, 137];
 
-/// The way into one container by exec.
-#[derive(Clone)]
-pub(crate) struct ExecLink {
-    runtime: Arc<dyn Runtime>,
-    gate: Arc<ExecGate>,
-    environment: Environment,
-    container: ContainerId,
+/// A command under way.
+enum Running<'a> {
+    Exec(Box<dyn RunningExec>),
+    Shell(ShellCommand<'a>),
 }
 
-impl ExecLink {
-    pub(crate) fn new(
-        runtime: Arc<dyn Runtime>,
-        gate: Arc<ExecGate>,
-        environment: Environment,
-        container: ContainerId,
-    ) -> Self {
-        Self {
-            runtime,
-            gate,
-            environment,
-            container,
+/// Runs commands in one container.
+pub(crate) struct Commands {
+    place: Place,
+    /// The shell that commands run in; without one, each has an exec of its own.
+    shell: Option<Shell>,
+}
+
+impl Commands {
+    /// An exec for each command.
+    pub(super) fn each(place: Place) -> Self {
+        Self { place, shell: None }
+    }
+
+    /// One exec for all commands, for as long as this lives.
+    pub(super) fn lasting(place: Place) -> Self {
+        let shell = Some(Shell::new(place.clone()));
+        Self { place, shell }
+    }
+
+    /// Asks a port, from within the node, or a command.
+    pub(super) async fn ask(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
+        match *question {
+            Question::Greeting {
+                port,
+                send,
+                prefix,
+                within,
+                cap,
+            } => self.greeting(port, send, prefix, within, cap, by).await,
+            Question::Accepts { port } => self.accepts(port, by).await,
+            Question::Command { argv, name } => {
+                let output = self.command(name, argv, by).await?;
+                Ok(Answer::Command {
+                    stdout: lossy(&output.stdout),
+                    stderr: lossy(&output.stderr),
+                    code: output.code,
+                })
+            }
         }
     }
 
     /// Runs a command for at most [`COMMAND_LIMIT`], less where `by` comes earlier.
-    async fn command(
+    pub(super) async fn command(
         &self,
         what: &str,
         argv: &[&str],
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
-        let due = self.environment.now() + COMMAND_LIMIT;
+        let due = self.place.environment.now() + COMMAND_LIMIT;
         let output = self.run(what, argv, COMMAND_LIMIT, by).await?;
         if TIMED_OUT.contains(&output.code) {
             return Err(LinkError::Slow {
@@ -123,38 +165,22 @@ impl ExecLink {
         limit: Duration,
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
-        let asked = self.environment.now();
-        let mut pass = self
-            .gate
-            .pass(&self.container, by)
-            .await
-            .map_err(|refused| LinkError::Busy {
-                what: what.to_owned(),
-                why: match refused {
-                    Refused::Node => "another command in the node has not ended yet",
-                    Refused::Budget => "too many commands are running in other nodes",
-                },
-            })?;
+        let asked = self.place.environment.now();
+        let mut pass = self.place.pass(what, by).await?;
 
-        let left = by.saturating_duration_since(self.environment.now());
+        let left = by.saturating_duration_since(self.place.environment.now());
         let given = limit.min(left);
         let seconds = format!("{:.3}", given.as_secs_f64().max(0.001));
-        let bounded = ["sh", "-c", BOUNDED, "sh", &seconds];
-        let exec = Exec {
-            argv: bounded
-                .iter()
-                .chain(argv)
-                .map(|word| (*word).to_owned())
-                .collect(),
-            cap: OUTPUT_CAP,
-        };
-
+        self.place.settled(by).await?;
         let work = async {
-            let running = self.runtime.exec(&self.container, exec, by).await?;
-            let started = self.environment.now();
+            let running = self.start(&seconds, argv, by).await?;
+            let started = self.place.environment.now();
             let end = (started + given + GRACE).min(by);
-            let output = running.output(end).await;
-            let ran = self.environment.now() - started;
+            let output = match running {
+                Running::Exec(running) => running.output(end).await,
+                Running::Shell(running) => running.output(end).await,
+            };
+            let ran = self.place.environment.now() - started;
             let late = match &output {
                 Err(RuntimeError::StillRunning { .. }) => true,
                 Ok(output) => TIMED_OUT.contains(&output.code),
@@ -180,8 +206,11 @@ impl ExecLink {
                 other => Ok(other?),
             }
         };
-        match self.gate.drive(&mut pass, work).await {
+        match self.place.gate.drive(&mut pass, work).await {
             Err(LinkError::Runtime(RuntimeError::NotRunning { .. })) => Err(LinkError::NotRunning),
+            Err(LinkError::Runtime(lost @ RuntimeError::Lost { .. })) if self.shell.is_some() => {
+                Err(LinkError::Broken(lost.to_string()))
+            }
             Err(LinkError::Runtime(RuntimeError::CannotRun { message, .. })) => Err(
                 LinkError::Node(format!("the node cannot run {what}: {message}")),
             ),
@@ -192,33 +221,54 @@ impl ExecLink {
         }
     }
 
+    /// Starts a command, whose time limit is in seconds.
+    async fn start(
+        &self,
+        seconds: &str,
+        argv: &[&str],
+        by: Instant,
+    ) -> Result<Running<'_>, RuntimeError> {
+        if let Some(shell) = &self.shell {
+            return Ok(Running::Shell(shell.start(seconds, argv, by).await?));
+        }
+        let bounded = ["sh", "-c", BOUNDED, "sh", seconds];
+        let words = bounded.iter().chain(argv);
+        let exec = Exec {
+            argv: words.map(|word| (*word).to_owned()).collect(),
+            cap: OUTPUT_CAP,
+        };
+        let Place {
+            runtime, container, ..
+        } = &self.place;
+        let running = runtime.exec(&container.id, exec, by).await?;
+        Ok(Running::Exec(running))
+    }
+
     fn lost(&self, what: &str) -> LinkError {
-        let action = format!("running {what} in container {}", self.container);
+        let action = format!("running {what} in container {}", self.place.container.id);
         RuntimeError::Lost { action }.into()
     }
 
     async fn greeting(
         &self,
         port: u16,
+        send: &str,
         prefix: &str,
         within: Duration,
         cap: usize,
         by: Instant,
     ) -> Result<Answer, LinkError> {
         let what = format!("port {port}");
-        let argv = [
-            "bash",
-            "-c",
-            GREETING,
-            "bash",
-            &port.to_string(),
-            prefix,
-            &cap.to_string(),
-        ];
+        let (port, cap) = (port.to_string(), cap.to_string());
+        let dial = [DIAL, port.as_str(), prefix, &cap, send];
+        let argv = match self.shell {
+            Some(_) => dial.to_vec(),
+            None => [&DIAL_ALONE[..], &dial[1..]].concat(),
+        };
         let output = self.run(&what, &argv, within, by).await?;
         let stderr = lossy(&output.stderr);
-        let sent = output.stdout.strip_prefix(b"connected\n");
-        let end = match (output.code, sent) {
+        let said = output.stdout.strip_prefix(b"connected\n");
+        let end = match (output.code, said) {
             (0, Some(_)) => GreetingEnd::Found,
             (3, Some(_)) => GreetingEnd::Closed,
             (4, Some(_)) => GreetingEnd::TooLong,
@@ -236,16 +286,21 @@ impl ExecLink {
                 )));
             }
         };
-        Ok(Answer::Greeting(sent.unwrap_or_default().to_owned(), end))
+        Ok(Answer::Greeting(said.unwrap_or_default().to_owned(), end))
     }
 
     async fn accepts(&self, port: u16, by: Instant) -> Result<Answer, LinkError> {
-        const DIAL: &str = r#"exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7"#;
-        let argv = ["bash", "-c", DIAL, "bash", &port.to_string()];
+        // It counts whether it connects; whatever comes then is not waited for.
+        let (port_word, nothing) = (port.to_string(), "");
+        let dial = [DIAL, port_word.as_str(), nothing, "0", nothing];
+        let argv = match self.shell {
+            Some(_) => dial.to_vec(),
+            None => [&DIAL_ALONE[..], &dial[1..]].concat(),
+        };
         let limit = Duration::from_secs(2);
         let output = self.run(&format!("port {port}"), &argv, limit, by).await?;
         match output.code {
-            0 => Ok(Answer::Accepted),
+            0 | 4 => Ok(Answer::Accepted),
             7 => Ok(Answer::Closed(connect_error(&lossy(&output.stderr)))),
             127 => Err(no_bash()),
             code if TIMED_OUT.contains(&code) => {
@@ -258,51 +313,11 @@ impl ExecLink {
     }
 }
 
-#[async_trait]
-impl Link for ExecLink {
-    fn via(&self) -> &'static str {
-        "exec"
-    }
-
-    async fn systemd(
-        &self,
-        question: &UnitQuestion,
-        by: Instant,
-    ) -> Result<SystemdLook, LinkError> {
-        let journal = if question.journal { "yes" } else { "no" };
-        let mut argv = vec!["sh", "-c", systemctl::SCRIPT, "sh", journal];
-        argv.extend(&question.units);
-        let output = self.command("systemctl", &argv, by).await?;
-        systemctl::parse(&lossy(&output.stdout), &question.units)
-            .map_err(|said| LinkError::Node(format!("systemd does not answer: {said}")))
-    }
-
-    async fn ask(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
-        match *question {
-            Question::Greeting {
-                port,
-                prefix,
-                within,
-                cap,
-            } => self.greeting(port, prefix, within, cap, by).await,
-            Question::Accepts { port } => self.accepts(port, by).await,
-            Question::Command { argv, name } => {
-                let output = self.command(name, argv, by).await?;
-                Ok(Answer::Command {
-                    stdout: lossy(&output.stdout),
-                    stderr: lossy(&output.stderr),
-                    code: output.code,
-                })
-            }
-        }
-    }
-}
-
 fn no_bash() -> LinkError {
     LinkError::Node("the node has no bash to dial a port with".to_owned())
 }
 
-fn lossy(bytes: &[u8]) -> String {
+pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

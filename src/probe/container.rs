@@ -3,7 +3,7 @@
 use super::Outcome;
 use crate::{
     node::NodeName,
-    runtime::{Container, State},
+    runtime::{Container, Network, State},
 };
 
 /// The container's state decides, not its restart policy: `docker kill` leaves a container with
@@ -43,6 +43,18 @@ pub(crate) fn bad_role(node: &NodeName, key: &str, value: &str) -> Outcome {
     ))
 }
 
+/// Why a port of this node says nothing about it, where it is not the node's own.
+pub(crate) fn shared_port(node: &NodeName, container: &Container, port: u16) -> Option<Outcome> {
+    let whose = match &container.network {
+        Network::Own => return None,
+        Network::Host => "the network of the engine's machine".to_owned(),
+        Network::Container(other) => format!("the network of container {other:.64}"),
+    };
+    Some(Outcome::failed(format!(
+        "container {node} uses {whose}: what answers at port {port} there may be another's"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +68,8 @@ mod tests {
             state,
             restarts: true,
             started_at: None,
+            pid: None,
+            network: Network::Own,
         };
         judge(&"n".parse().unwrap(), &container)
     }

@@ -63,6 +63,17 @@ pub(crate) struct Ask {
     pub(crate) judge: fn(&Answer) -> Finding,
     /// Whether an answer counts on a node that has no such unit.
     pub(crate) alone: bool,
+    /// A cheaper question that stands in for it, on nodes that understand it.
+    pub(crate) first: Option<First>,
+}
+
+/// A question that not every node understands.
+#[derive(Debug)]
+pub(crate) struct First {
+    pub(crate) name: &'static str,
+    pub(crate) question: Question,
+    /// What an answer means; none if it is no answer to this question.
+    pub(crate) judge: fn(&Answer) -> Option<Finding>,
 }
 
 /// All built-in probes, in the order in which they run.

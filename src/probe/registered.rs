@@ -13,12 +13,13 @@ pub(super) const ASK: Ask = Ask {
         argv: &[
             "sh",
             "-c",
-            r#"host=$(uname -n); exec sinfo --noheader --Node --nodes="${host%%.*}" --format=%T"#,
+            r#"read -r host </proc/sys/kernel/hostname; exec sinfo --noheader --Node --nodes="${host%%.*}" --format=%T"#,
         ],
         name: "sinfo",
     },
     judge,
     alone: true,
+    first: None,
 };
 
 /// Reads a node's extended state (sinfo(1), NODE STATE CODES): a word, and a sign behind it.

@@ -3,18 +3,65 @@
 //! An active unit is not enough, since slurmctld is active long before it serves; and another
 //! controller's answer is not enough, though `scontrol ping` exits with 0 for it.
 
-use super::{Ask, Finding};
-use crate::question::{Answer, Question};
+use std::time::Duration;
+
+use super::{Ask, Finding, First};
+use crate::question::{Answer, GreetingEnd, Question};
 
 pub(super) const ASK: Ask = Ask {
     question: Question::Command {
-        argv: &["sh", "-c", "uname -n; exec scontrol ping"],
+        argv: &[
+            "sh",
+            "-c",
+            "read -r host </proc/sys/kernel/hostname; echo \"$host\"; exec scontrol ping",
+        ],
         name: "scontrol ping",
     },
     judge,
     // It is the answer that counts, whoever started the daemon.
     alone: true,
+    first: Some(First {
+        name: "readyz",
+        question: Question::Greeting {
+            port: PORT,
+            send: "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            prefix: "HTTP/",
+            within: Duration::from_secs(1),
+            cap: 4 * 1024,
+        },
+        judge: judge_readyz,
+    }),
 };
+
+/// slurm.conf(5)'s default of `SlurmctldPort`.
+const PORT: u16 = 6817;
+
+/// slurmctld of Slurm 25.11 and later says on its own port whether it serves RPCs: it answers 204 if
+/// it does, and keeps who asks waiting, or answers with an error, while it does not. Where something
+/// else comes, or nothing listens (an older one, TLS, another port in slurm.conf, or one that has
+/// only just started), `scontrol ping` has to answer.
+fn judge_readyz(answer: &Answer) -> Option<Finding> {
+    let sent = match answer {
+        Answer::Greeting(sent, GreetingEnd::Found) => sent,
+        Answer::Greeting(sent, GreetingEnd::TimedOut) if sent.is_empty() => {
+            return Some(Finding::failed(
+                "slurmctld accepts connections, but does not serve RPCs yet: it has not answered \
+                 /readyz within 1 s",
+            ));
+        }
+        _ => return None,
+    };
+    let sent = String::from_utf8_lossy(sent);
+    let status = sent.lines().last()?.split_ascii_whitespace().nth(1)?;
+    let status: u16 = status.parse().ok()?;
+    match status {
+        200 | 204 => Some(Finding::passed()),
+        500..=599 => Some(Finding::failed(format!(
+            "slurmctld answers /readyz with {status}: it does not serve RPCs yet"
+        ))),
+        _ => None,
+    }
+}
 
 /// Reads lines such as `Slurmctld(primary) at controller is UP`: a line for each controller of
 /// slurm.conf.
@@ -127,6 +174,32 @@ mod tests {
         ] {
             assert_eq!(judged(stdout, 0), Finding::passed());
         }
+    }
+
+    #[test]
+    fn readyz_counts_where_it_is_answered() {
+        let judged = |sent: &str, end| judge_readyz(&Answer::Greeting(sent.into(), end));
+        let found = |sent: &str| judged(sent, GreetingEnd::Found);
+        assert_eq!(found("HTTP/1.1 204 No Content\r"), Some(Finding::passed()));
+        assert!(matches!(
+            found("HTTP/1.1 503 Service Unavailable\r"),
+            Some(Finding::Clear(Outcome::Failed(_)))
+        ));
+        // No such path, no HTTP, nothing at all: another question has to be asked.
+        for sent in [
+            "HTTP/1.1 404 Not Found",
+            "HTTP/",
+            "HTTP/1.1 x",
+            "HTTP/1.1 99999",
+        ] {
+            assert_eq!(found(sent), None, "{sent}");
+        }
+        // It keeps who asks waiting until it serves; an older one cuts the connection.
+        let silent = judged("", GreetingEnd::TimedOut);
+        assert!(matches!(silent, Some(Finding::Clear(Outcome::Failed(_)))));
+        assert_eq!(judged("", GreetingEnd::Closed), None);
+        assert_eq!(judged("HTTP/1.1 204", GreetingEnd::TimedOut), None);
+        assert_eq!(judge_readyz(&Answer::Closed("refused".to_owned())), None);
     }
 
     #[test]

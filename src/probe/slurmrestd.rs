@@ -10,6 +10,7 @@ pub(super) const ASK: Ask = Ask {
     question: Question::Accepts { port: PORT },
     judge,
     alone: false,
+    first: None,
 };
 
 fn judge(answer: &Answer) -> Finding {

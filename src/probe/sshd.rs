@@ -11,12 +11,14 @@ const PREFIX: &str = "SSH-";
 pub(super) const ASK: Ask = Ask {
     question: Question::Greeting {
         port: 22,
+        send: "",
         prefix: PREFIX,
         within: Duration::from_secs(1),
         cap: 8 * 1024,
     },
     judge,
     alone: true,
+    first: None,
 };
 
 fn judge(answer: &Answer) -> Finding {

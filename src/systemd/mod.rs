@@ -1,3 +1,5 @@
-//! How systemd is asked, and what its answers say.
+//! systemd: how it is asked, and what its answers say.
 
+pub(crate) mod dbus;
+pub(crate) mod stream;
 pub(crate) mod systemctl;

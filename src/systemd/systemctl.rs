@@ -1,7 +1,10 @@
 //! systemd asked by its own program: one script for everything that a look needs, and the reading
 //! of what it prints.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use crate::{
     text::{Detail, clean},
@@ -11,15 +14,40 @@ use crate::{
 /// The most failed units that a look names.
 const FAILED_UNITS: usize = 5;
 
+/// The end of a unit's journal, as a function of the shell's: of a unit, and its main process.
+///
+/// That is what the unit said and what systemd said of it, and besides what its main process said:
+/// of a process that dies at once, journald may learn no more than its number. And journald is made
+/// to read what was sent to it before: it takes systemd's own words first.
+macro_rules! journal_function {
+    () => {
+        r#"
+tail_of() {
+  set -- "_SYSTEMD_UNIT=$1" + "UNIT=$1" _PID=1 ${2:+ + "_PID=$2"}
+  timeout 2 journalctl --sync 2>/dev/null
+  timeout 5 journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192
+}
+"#
+    };
+}
+
+/// Prints the end of the journal of the unit that its arguments name, by id and process.
+pub(crate) const JOURNAL: &str = concat!(journal_function!(), r#"tail_of "$@""#);
+
+/// Prints how long the node's machine is up, and when the processes of its arguments started, to
+/// reckon ages from; see [`clock`]. The uptime comes first, as in [`SCRIPT`].
+pub(crate) const CLOCK: &str = r#"
+IFS=' ' read -r up _ </proc/uptime && echo "uptime $up"
+for pid; do { IFS= read -r stat <"/proc/$pid/stat" && echo "stat $stat"; } 2>/dev/null; done
+"#;
+
 /// Prints the system's state, the units named as arguments, and the journal's end of those that have
 /// failed if the first argument says so. Each line starts with what it is.
 ///
-/// The journal's end is what the unit said and what systemd said of it, and besides what its main
-/// process said: of a process that dies at once, journald may learn no more than its number. And
-/// journald is made to read what was sent to it before: it takes systemd's own words first.
-///
 /// The uptime comes first: whatever is reckoned from it is then older, never younger, than it seems.
-pub(crate) const SCRIPT: &str = r#"
+pub(crate) const SCRIPT: &str = concat!(
+    journal_function!(),
+    r#"
 journal=$1; shift
 IFS=' ' read -r up _ </proc/uptime && echo "uptime $up"
 system=$(systemctl is-system-running 2>&1)
@@ -29,13 +57,10 @@ if [ "$system" = degraded ]; then
     while IFS=' ' read -r unit _; do echo "failed $unit"; done
 fi
 id= pid= failed=
-tail_of() {
-  set -- "_SYSTEMD_UNIT=$1" + "UNIT=$1" _PID=1 ${2:+ + "_PID=$2"}
-  timeout 2 journalctl --sync 2>/dev/null
-  journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192 | sed 's/^/journal /'
-  echo
+end() {
+  if [ "$failed$journal" = yesyes ]; then tail_of "$id" "$pid" | sed 's/^/journal /'; echo; fi
+  id= pid= failed=
 }
-end() { if [ "$failed$journal" = yesyes ]; then tail_of "$id" "$pid"; fi; id= pid= failed=; }
 { systemctl show --property=Id,LoadState,ActiveState,SubState,Result,Type,MainPID,ExecMainPID,InvocationID,Job,ConditionResult,ConditionTimestampMonotonic,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic -- "$@" 2>&1; echo; } |
   while IFS= read -r line; do
     echo "unit $line"
@@ -47,7 +72,8 @@ end() { if [ "$failed$journal" = yesyes ]; then tail_of "$id" "$pid"; fi; id= pi
       '') end ;;
     esac
   done
-"#;
+"#
+);
 
 /// Reads what the script printed for these units.
 ///
@@ -143,21 +169,48 @@ impl Block {
     }
 
     fn finish(self, uptime: Option<u64>) -> Unit {
-        let age = uptime.and_then(|uptime| {
-            // Two clocks have to agree. The unit's is CLOCK_MONOTONIC, which stands still while the
-            // host sleeps, where uptime does not: it alone could seem older than it is. The
-            // process's start is counted as uptime is, but is not the unit's own.
-            let unit = uptime.checked_sub(self.active_enter.div_ceil(10_000))?;
-            let process = uptime.checked_sub(self.process_start? + 1)?;
-            Some(Duration::from_millis(10 * unit.min(process)))
-        });
+        let since = Duration::from_micros(self.active_enter);
         Unit {
-            age,
+            since,
+            age: uptime.and_then(|uptime| age(uptime, since, self.process_start?)),
             condition_failed: self.condition_tried && !self.condition_met,
             journal: Detail::new(self.journal),
             ..self.unit
         }
     }
+}
+
+/// For how long a unit has been active under a process, by the uptime and the process's start in
+/// hundredths of a second.
+///
+/// Two clocks have to agree. The unit's is `CLOCK_MONOTONIC`, which stands still while the host sleeps,
+/// where uptime does not: it alone could seem older than it is. The process's start is counted as
+/// uptime is, but is not the unit's own.
+pub(crate) fn age(uptime: u64, since: Duration, process_start: u64) -> Option<Duration> {
+    let entered = u64::try_from(since.as_micros()).ok()?.div_ceil(10_000);
+    let unit = uptime.checked_sub(entered)?;
+    let process = uptime.checked_sub(process_start + 1)?;
+    Some(Duration::from_millis(10 * unit.min(process)))
+}
+
+/// Reads what [`CLOCK`] printed: the uptime, and the start of each process by its number, in
+/// hundredths of a second.
+pub(crate) fn clock(output: &str) -> Option<(u64, HashMap<u32, u64>)> {
+    let mut uptime = None;
+    let mut starts = HashMap::new();
+    for line in output.lines() {
+        match line.split_once(' ') {
+            Some(("uptime", rest)) => uptime = centiseconds(rest),
+            Some(("stat", stat)) => {
+                let pid = stat.split(' ').next().and_then(|pid| pid.parse().ok());
+                if let (Some(pid), Some(start)) = (pid, start_ticks(stat)) {
+                    starts.insert(pid, start);
+                }
+            }
+            _ => {}
+        }
+    }
+    Some((uptime?, starts))
 }
 
 /// `1027.25` as hundredths of a second.
@@ -261,6 +314,21 @@ unit ";
             stat 4 (a) S 1 1 1 0 1 1 1 0 0 0 0 0 0 0 20 0 1 0 100300 1 1\nunit \n";
         let look = parse(output, &["a"]).unwrap();
         assert_eq!(look.units["a"].age, Some(Duration::from_millis(90)));
+    }
+
+    #[test]
+    fn a_clock_tells_the_start_of_each_process() {
+        let output = "uptime 10.50\nstat 44 (a) b) S 1 1 1 0 1 1 1 0 0 0 0 0 0 0 20 0 1 0 1000 1 1\n\
+            stat x\nnoise\n";
+        let (uptime, starts) = clock(output).unwrap();
+        assert_eq!((uptime, starts[&44]), (1050, 1000));
+        let since = Duration::from_millis(10_100);
+        assert_eq!(age(uptime, since, 1000), Some(Duration::from_millis(400)));
+        assert_eq!(
+            age(uptime, Duration::ZERO, 1000),
+            Some(Duration::from_millis(490))
+        );
+        assert_eq!(clock("stat 1\n"), None);
     }
 
     proptest! {

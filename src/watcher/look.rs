@@ -2,27 +2,27 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::Instant;
 
 use crate::{
     environment::Environment,
-    link::{ExecGate, Link, LinkError, exec::ExecLink},
+    link::{Handy, Lease, LinkError, Links, Told},
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{
         Ask, CouldNotLook, Finding, Means, Outcome, Probe, Proof, container, find_unit,
         judge_systemd, judge_unit,
     },
-    runtime::{Container, Runtime, RuntimeError},
+    question::{Answer, Question},
+    runtime::{CALL_LIMIT, Container, Runtime, RuntimeError},
     unit::{SystemdLook, Unit, UnitQuestion},
 };
 
-/// For how long after a container's start it is looked at without exec first: an exec before systemd
-/// has set up its cgroups can break the node's boot (kind#2409).
-const YOUNG: Duration = Duration::from_secs(5);
+/// How often the container is looked at while something in it is slow to answer.
+const STILL_RUNNING: Duration = Duration::from_millis(500);
 
 /// For how long an engine may still call a container running whose processes it has already seen end.
 const LAG: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ const LAG: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(crate) struct Sight {
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) gate: Arc<ExecGate>,
+    pub(crate) links: Links,
     pub(crate) environment: Environment,
     pub(crate) labels: LabelKeys,
     pub(crate) visibility: Visibility,
@@ -81,25 +81,35 @@ impl Sight {
     ) -> Look<'a> {
         let names = |probe: &Probe| match probe.means() {
             Ok(Means::Unit(names) | Means::UnitAnswers(names, _)) => *names,
-            Ok(Means::Answers(names, _)) if depth == Depth::Units => *names,
+            Ok(Means::Answers(names, _)) if depth == Depth::Snapshot => *names,
             _ => &[],
         };
         // A set: the same unit is asked for once, and always in the same order.
         let units: BTreeSet<_> = probes.iter().flat_map(names).copied().collect();
-        let link = ExecLink::new(
-            Arc::clone(&self.runtime),
-            Arc::clone(&self.gate),
-            self.environment.clone(),
-            container.id.clone(),
-        );
+        let link = self.links.lease(&container);
+        // What is told of now alone asks for less; but whose answer stands in for another's
+        // has to be told apart from the one that was started before.
+        let stands_in = |probe: &Probe| match probe.means() {
+            Ok(Means::UnitAnswers(names, ask)) => ask
+                .first
+                .as_ref()
+                .filter(|first| link.handy(first.name) != Handy::Works)
+                .map_or(&[][..], |_| names),
+            _ => &[],
+        };
+        let proofs = match depth {
+            Depth::Wait => units.iter().copied().collect(),
+            Depth::Check | Depth::Snapshot => probes.iter().flat_map(stands_in).copied().collect(),
+        };
         Look {
             sight: self,
             identity,
             node,
             container,
-            link: Box::new(link),
+            link,
             question: UnitQuestion {
                 units: units.into_iter().collect(),
+                proofs,
                 journal: self.journal,
             },
             systemd: None,
@@ -109,13 +119,15 @@ impl Sight {
     }
 }
 
-/// How deep a look goes where a service is both a unit and something that answers.
+/// How deep a look goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// As a probe has it: sshd by its banner.
-    Answers,
-    /// As a snapshot has it: sshd by its unit.
-    Units,
+    /// As a wait has it: an active unit has to have proved itself, and sshd to have sent its banner.
+    Wait,
+    /// What is now: sshd by its banner.
+    Check,
+    /// What is now, of units alone: sshd by its unit.
+    Snapshot,
 }
 
 /// One look at one node.
@@ -124,7 +136,7 @@ pub(crate) struct Look<'a> {
     identity: &'a Identity,
     node: &'a NodeName,
     container: Container,
-    link: Box<dyn Link>,
+    link: Lease,
     question: UnitQuestion,
     systemd: Option<Asked>,
     depth: Depth,
@@ -134,7 +146,7 @@ pub(crate) struct Look<'a> {
 
 /// What systemd said, and the span of time that it may have been so in.
 struct Asked {
-    said: Result<SystemdLook, LinkError>,
+    told: Told<SystemdLook>,
     span: Span,
 }
 
@@ -153,6 +165,29 @@ pub(crate) struct Found {
 
 /// The way of a finding that only asked the engine.
 pub(crate) const ENGINE: &str = "engine";
+
+/// What a built-in probe saw, the unit behind it, and how.
+struct Seen {
+    finding: Finding,
+    unit: Option<Proof>,
+    via: &'static str,
+}
+
+impl Seen {
+    fn clear(via: &'static str, outcome: Outcome) -> Self {
+        Self {
+            finding: Finding::Clear(outcome),
+            unit: None,
+            via,
+        }
+    }
+}
+
+/// Why a built-in probe saw nothing, and which way it was on.
+struct Miss {
+    via: &'static str,
+    error: LinkError,
+}
 
 impl Look<'_> {
     /// Runs one probe. Whatever the node keeps back is a finding; whatever kept us from looking is an
@@ -178,28 +213,53 @@ impl Look<'_> {
                 return Ok(self.found(Finding::Clear(outcome), "", start));
             }
         };
-        let via = self.link.via();
-        match self.builtin(means, by).await {
-            Ok((finding, unit)) => {
-                let mut found = self.found(finding, via, start);
-                if let (Some(unit), Some(asked)) = (unit, &self.systemd) {
-                    found.unit = Some(unit);
-                    found.span.0 = asked.span.0;
-                    // What systemd alone has said was so when it said it.
-                    if matches!(means, Means::Unit(_)) {
-                        found.span.1 = asked.span.1;
-                    }
-                }
-                Ok(found)
-            }
-            Err(LinkError::NotRunning) => self.stopped(by).await,
-            Err(error @ (LinkError::Slow { .. } | LinkError::Node(_))) => {
+        let trouble = Mutex::new(None);
+        let ceases = ceases(
+            self.sight,
+            self.identity,
+            self.node,
+            self.container.clone(),
+            &trouble,
+        );
+        let looked = tokio::select! {
+            looked = self.builtin(means, by) => looked,
+            () = ceases => Err(Miss { via: ENGINE, error: LinkError::NotRunning }),
+        };
+        let Miss { via, error } = match looked {
+            Ok(seen) => return Ok(self.seen(means, seen, start)),
+            Err(miss) => miss,
+        };
+        // What is late while the engine does not answer is not the node's fault.
+        let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (error, trouble) {
+            (LinkError::NotRunning, _) => self.stopped(by).await,
+            (LinkError::Slow { .. }, Some(trouble)) => Err(trouble),
+            (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
                 Ok(self.found(Finding::failed(error.to_string()), via, start))
             }
-            Err(error @ (LinkError::Runtime(_) | LinkError::Busy { .. })) => {
-                Err(CouldNotLook::new(error.to_string()))
+            (
+                error @ (LinkError::Runtime(_)
+                | LinkError::Busy { .. }
+                | LinkError::Broken(_)
+                | LinkError::Unusable(_)),
+                _,
+            ) => Err(CouldNotLook::new(error.to_string())),
+        }
+    }
+
+    /// A finding with the time that it is of: where systemd had been asked before, of then.
+    fn seen(&self, means: &Means, seen: Seen, start: Instant) -> Found {
+        let Seen { finding, unit, via } = seen;
+        let mut found = self.found(finding, via, start);
+        if let (Some(unit), Some(asked)) = (unit, &self.systemd) {
+            found.unit = Some(unit);
+            found.span.0 = asked.span.0;
+            // What systemd alone has said was so when it said it.
+            if matches!(means, Means::Unit(_)) {
+                found.span.1 = asked.span.1;
             }
         }
+        found
     }
 
     fn found(&self, finding: Finding, via: &'static str, start: Instant) -> Found {
@@ -215,101 +275,137 @@ impl Look<'_> {
         self.sight.environment.now()
     }
 
-    /// A built-in probe's finding, and the unit behind it.
-    async fn builtin(
-        &mut self,
-        means: &Means,
-        by: Instant,
-    ) -> Result<(Finding, Option<Proof>), LinkError> {
-        let units_only = self.depth == Depth::Units;
+    /// What a built-in probe sees.
+    async fn builtin(&mut self, means: &Means, by: Instant) -> Result<Seen, Miss> {
+        let units_only = self.depth == Depth::Snapshot;
         match means {
-            Means::Container => Ok((Finding::passed(), None)),
+            Means::Container => Ok(Seen::clear(ENGINE, Outcome::passed())),
             Means::Systemd => {
-                let look = self.systemd(by).await?;
-                Ok((Finding::Clear(judge_systemd(look)), None))
+                let (via, look) = self.systemd(by).await?;
+                Ok(Seen::clear(via, judge_systemd(look)))
             }
             Means::Unit(names) => self.judged(names, by).await,
             Means::Answers(names, _) if units_only && !names.is_empty() => {
                 self.judged(names, by).await
             }
-            Means::Answers(_, ask) => Ok((self.answer(ask, by).await?, None)),
+            Means::Answers(_, ask) => self.answer(ask, None, by).await,
             Means::UnitAnswers(names, ask) => {
-                let unit = self.unit(names, by).await?.clone();
-                let (judged, proof) = (judge_unit(&unit), Some(Proof::of(&unit)));
+                let (via, unit) = self.unit(names, by).await?;
+                let unit = unit.clone();
+                let (finding, proof) = (judge_unit(&unit), Some(Proof::of(&unit)));
+                let judged = Seen {
+                    finding,
+                    unit: proof,
+                    via,
+                };
                 // A snapshot has the unit's state of all but those whose answer alone counts.
                 let decided = !unit.is_active() && (unit.exists() || !ask.alone);
                 if decided || (units_only && !ask.alone) {
-                    return Ok((judged, proof));
+                    return Ok(judged);
                 }
-                match self.answer(ask, by).await? {
+                let answered = self.answer(ask, Some(&unit), by).await?;
+                match answered.finding {
                     // A port that accepts may be another's: the unit has to have proved itself, too.
-                    Finding::Clear(Outcome::Passed(_)) if !ask.alone => Ok((judged, proof)),
-                    answered => Ok((answered, proof)),
+                    Finding::Clear(Outcome::Passed(_)) if !ask.alone => Ok(judged),
+                    _ => Ok(Seen {
+                        unit: judged.unit,
+                        ..answered
+                    }),
                 }
             }
         }
     }
 
-    async fn judged(
-        &mut self,
-        names: &[&str],
-        by: Instant,
-    ) -> Result<(Finding, Option<Proof>), LinkError> {
-        let unit = self.unit(names, by).await?;
-        Ok((judge_unit(unit), Some(Proof::of(unit))))
-    }
-
-    async fn answer(&self, ask: &Ask, by: Instant) -> Result<Finding, LinkError> {
-        self.settled(by).await?;
-        let answer = self.link.ask(&ask.question, by).await?;
-        Ok((ask.judge)(&answer))
-    }
-
-    async fn unit(&mut self, names: &[&str], by: Instant) -> Result<&Unit, LinkError> {
-        let look = self.systemd(by).await?;
-        find_unit(look, names).ok_or_else(|| {
-            LinkError::Node(format!("systemd does not say how {} is", names.join(", ")))
+    async fn judged(&mut self, names: &[&str], by: Instant) -> Result<Seen, Miss> {
+        let (via, unit) = self.unit(names, by).await?;
+        Ok(Seen {
+            finding: judge_unit(unit),
+            unit: Some(Proof::of(unit)),
+            via,
         })
     }
 
+    /// The answer to a question, or to the one that stands in for it where the node understands it.
+    async fn answer(&self, ask: &Ask, unit: Option<&Unit>, by: Instant) -> Result<Seen, Miss> {
+        let Some(first) = &ask.first else {
+            return self.asked_for(&ask.question, ask.judge, by).await;
+        };
+        let start = unit.map(|unit| unit.invocation.clone()).unwrap_or_default();
+        let useless = self.link.handy(first.name) == Handy::Useless(start.clone());
+        if !(useless || self.shared_network(&first.question).is_some()) {
+            let told = self.link.ask(&first.question, by).await;
+            let finding = told.said.as_ref().ok().and_then(first.judge);
+            if let Some(finding) = finding {
+                self.link.remember(first.name, Handy::Works);
+                return Ok(Seen {
+                    finding,
+                    unit: None,
+                    via: told.via,
+                });
+            }
+        }
+        let seen = self.asked_for(&ask.question, ask.judge, by).await?;
+        // What does not understand while it starts may later: only one that serves is known not to.
+        let serves = matches!(seen.finding, Finding::Clear(Outcome::Passed(_)));
+        if serves && !start.is_empty() {
+            self.link.remember(first.name, Handy::Useless(start));
+        }
+        Ok(seen)
+    }
+
+    async fn asked_for(
+        &self,
+        question: &Question,
+        judge: fn(&Answer) -> Finding,
+        by: Instant,
+    ) -> Result<Seen, Miss> {
+        if let Some(why) = self.shared_network(question) {
+            return Ok(Seen::clear(ENGINE, why));
+        }
+        let Told { via, said } = self.link.ask(question, by).await;
+        match said {
+            Ok(answer) => Ok(Seen {
+                finding: judge(&answer),
+                unit: None,
+                via,
+            }),
+            Err(error) => Err(Miss { via, error }),
+        }
+    }
+
+    /// Why a port of this node proves nothing, if the question is about one.
+    fn shared_network(&self, question: &Question) -> Option<Outcome> {
+        container::shared_port(self.node, &self.container, question.port()?)
+    }
+
+    async fn unit(&mut self, names: &[&str], by: Instant) -> Result<(&'static str, &Unit), Miss> {
+        let (via, look) = self.systemd(by).await?;
+        let unit = find_unit(look, names).ok_or_else(|| Miss {
+            via,
+            error: LinkError::Node(format!("systemd does not say how {} is", names.join(", "))),
+        })?;
+        Ok((via, unit))
+    }
+
     /// What systemd says; asked once in a look.
-    async fn systemd(&mut self, by: Instant) -> Result<&SystemdLook, LinkError> {
+    async fn systemd(&mut self, by: Instant) -> Result<(&'static str, &SystemdLook), Miss> {
         let asked = if let Some(asked) = self.systemd.take() {
             asked
         } else {
             let start = self.now();
-            let said = match self.settled(by).await {
-                Ok(()) => self.link.systemd(&self.question, by).await,
-                Err(error) => Err(error),
-            };
+            let told = self.link.systemd(&self.question, by).await;
             Asked {
-                said,
+                told,
                 span: (start, self.now()),
             }
         };
-        match &self.systemd.insert(asked).said {
-            Ok(look) => Ok(look),
-            Err(error) => Err(error.clone()),
-        }
-    }
-
-    /// Keeps execs out of a container whose systemd has only just started: it starts its first
-    /// process once its cgroups are made.
-    async fn settled(&self, by: Instant) -> Result<(), LinkError> {
-        let age = |start: SystemTime| self.sight.environment.wall().duration_since(start);
-        // A start in the future is one by a clock that differs from ours.
-        let started = self.container.started_at;
-        let young = started.map(|start| age(start).unwrap_or_default());
-        if young.is_none_or(|age| age >= YOUNG) {
-            return Ok(());
-        }
-        match self.sight.runtime.processes(&self.container.id, by).await {
-            Ok(0 | 1) => Err(LinkError::Node(
-                "systemd is only starting: no other process runs in the container yet".to_owned(),
-            )),
-            Ok(_) => Ok(()),
-            Err(RuntimeError::NotRunning { .. }) => Err(LinkError::NotRunning),
-            Err(error) => Err(error.into()),
+        let Told { via, said } = &self.systemd.insert(asked).told;
+        match said {
+            Ok(look) => Ok((via, look)),
+            Err(error) => Err(Miss {
+                via,
+                error: error.clone(),
+            }),
         }
     }
 
@@ -342,20 +438,8 @@ impl Look<'_> {
         Ok(self.still(now.as_ref()))
     }
 
-    /// Whether this is still the run of the container that the look is at; if not, what has become
-    /// of it.
     fn still(&self, now: Option<&Container>) -> Result<(), Outcome> {
-        let Some(now) = now else {
-            return Err(container::missing(self.node, true));
-        };
-        match container::judge(self.node, now) {
-            Outcome::Passed(_) if now.is_same_run(&self.container) => Ok(()),
-            Outcome::Passed(_) => Err(Outcome::failed(format!(
-                "container {} was started again while it was looked at",
-                self.node
-            ))),
-            outcome => Err(outcome),
-        }
+        still(self.node, &self.container, now)
     }
 
     /// When systemd was asked, if it was.
@@ -366,5 +450,42 @@ impl Look<'_> {
     /// Lets the units be asked for anew, for a second look.
     pub(crate) fn again(&mut self) {
         self.systemd = None;
+    }
+}
+
+/// Whether this is still the run of the container that the look is at; if not, what has become of it.
+fn still(node: &NodeName, seen: &Container, now: Option<&Container>) -> Result<(), Outcome> {
+    let Some(now) = now else {
+        return Err(container::missing(node, true));
+    };
+    match container::judge(node, now) {
+        Outcome::Passed(_) if now.is_same_run(seen) => Ok(()),
+        Outcome::Passed(_) => Err(Outcome::failed(format!(
+            "container {node} was started again while it was looked at"
+        ))),
+        outcome => Err(outcome),
+    }
+}
+
+/// Completes once the container is seen not to run any more: a paused one would never answer. Leaves
+/// what kept us last from seeing it.
+async fn ceases(
+    sight: &Sight,
+    identity: &Identity,
+    node: &NodeName,
+    seen: Container,
+    trouble: &Mutex<Option<CouldNotLook>>,
+) {
+    let environment = &sight.environment;
+    loop {
+        environment.sleep(STILL_RUNNING).await;
+        let by = environment.now() + CALL_LIMIT;
+        let now = sight.container(identity, node, by).await;
+        let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match now {
+            Ok(now) if still(node, &seen, now.as_ref()).is_ok() => *trouble = None,
+            Ok(_) => return,
+            Err(error) => *trouble = Some(error.into()),
+        }
     }
 }

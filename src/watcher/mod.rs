@@ -309,7 +309,7 @@ impl Life {
         let sight = self.sight.clone();
         let Target { identity, node, .. } = self.target.clone();
         let probes = &round.probes;
-        let depth = Depth::Answers;
+        let depth = Depth::Wait;
         let mut look = sight.look(&identity, &node, container, probes, depth, bad_role);
         while let Some(probe) = round.next() {
             if round.awaits_first_answer() {

@@ -13,7 +13,8 @@ use std::{
 
 use async_trait::async_trait;
 use readyd::runtime::{
-    CALL_LIMIT, Container, ContainerId, Exec, ExecOutput, RunningExec, Runtime, RuntimeError, State,
+    CALL_LIMIT, Container, ContainerId, Exec, ExecOutput, ExecStreams, Network, RunningExec,
+    Runtime, RuntimeError, State,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -66,6 +67,8 @@ impl FakeNode {
                 state: State::Running,
                 restarts: false,
                 started_at: None,
+                pid: None,
+                network: Network::Own,
             },
             system: "running",
             units: [
@@ -218,6 +221,12 @@ impl Runtime for FakeEngine {
         _by: Instant,
     ) -> Result<Box<dyn RunningExec>, RuntimeError> {
         self.reachable("starting a command")?;
+        if exec.argv.iter().any(|word| word.contains("stdio-bridge")) {
+            return Err(RuntimeError::CannotRun {
+                action: "starting a command".to_owned(),
+                message: "a fake node has no systemd-stdio-bridge".to_owned(),
+            });
+        }
         self.execs.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeExec {
             engine: self.clone(),
@@ -276,6 +285,10 @@ impl RunningExec for FakeExec {
             stdout: stdout.into_bytes(),
             ..ExecOutput::default()
         })
+    }
+
+    fn streams(self: Box<Self>) -> ExecStreams {
+        unreachable!("a fake command is not talked to")
     }
 }
 

@@ -7,6 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The suites of Debian that nodes are made of: Slurm 22.05 with systemd 252, and Slurm 26.05 with
+/// systemd 262.
+pub const SUITES: [&str; 2] = [BOOKWORM, FORKY];
+pub const BOOKWORM: &str = "bookworm";
+pub const FORKY: &str = "forky";
+
 fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/nodes")
@@ -54,11 +60,12 @@ fn engine() {
 pub struct Node(pub String);
 
 impl Node {
-    /// Makes a node with these options of `cluster node`.
-    pub fn start(name: &str, options: &[&str]) -> Self {
+    /// Makes a node of that suite, with these options of `cluster node`.
+    pub fn start(suite: &str, name: &str, options: &[&str]) -> Self {
         engine();
         let node = Self(name.to_owned());
         run(Command::new(script("cluster"))
+            .env("READYD_SUITE", suite)
             .args(["node", name])
             .args(options));
         node
@@ -92,30 +99,36 @@ impl Drop for Node {
 }
 
 /// A small Slurm cluster, removed when this is dropped.
-pub struct Cluster(pub String);
+pub struct Cluster {
+    suite: &'static str,
+    name: String,
+}
 
 impl Cluster {
     pub const HOSTS: [&str; 4] = ["controller", "worker-0", "worker-1", "submitter"];
 
-    /// A cluster that is not there yet.
-    pub fn named(name: &str) -> Self {
+    /// A cluster that is not there yet, of nodes of that suite.
+    pub fn named(suite: &'static str, name: &str) -> Self {
         engine();
-        Self(name.to_owned())
+        let name = name.to_owned();
+        Self { suite, name }
     }
 
     pub fn up(&self) {
-        run(Command::new(script("cluster")).args(["up", &self.0]));
+        run(Command::new(script("cluster"))
+            .env("READYD_SUITE", self.suite)
+            .args(["up", &self.name]));
     }
 
     pub fn node(&self, host: &str) -> String {
-        format!("readyd-{}-{host}", self.0)
+        format!("readyd-{}-{host}", self.name)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = Command::new(script("cluster"))
-            .args(["down", &self.0])
+            .args(["down", &self.name])
             .output();
     }
 }
@@ -166,6 +179,36 @@ impl Serve {
             url: url.unwrap(),
             child,
         }
+    }
+
+    /// A number of /proc/PID/status, in its own unit.
+    pub fn status(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap();
+        let number = line.split_ascii_whitespace().nth(1).unwrap();
+        number.parse().unwrap()
+    }
+
+    /// How much processor time the server has used.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+        // Hundredths of a second, for every program on Linux (proc(5)).
+        Duration::from_millis(
+            10 * ticks
+                .map(|ticks| ticks.parse::<u64>().unwrap())
+                .sum::<u64>(),
+        )
+    }
+
+    /// How many files the server has open.
+    pub fn files(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        fds.count()
     }
 
     /// How many sockets the server has open.

@@ -1,0 +1,202 @@
+//! The way in through long-lived execs: `systemd-stdio-bridge` leads to the node's system bus, a
+//! shell runs what has to run in the node.
+
+use std::{
+    collections::HashMap,
+    io::{self, Cursor},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use tokio::time::Instant;
+use tokio_util::io::StreamReader;
+use zbus::conn::AuthMechanism;
+
+use super::{
+    BRIDGE, Link, LinkError, Place, Told,
+    bus::{BUS_LIMIT, BusSlot},
+    command::{Commands, lossy},
+    journal::Journals,
+};
+use crate::{
+    question::{Answer, Question},
+    runtime::{Exec, ExecChunk, ExecStreams, RuntimeError},
+    systemd::{dbus::Bus, stream::ByteStream, systemctl},
+    text::{clean, truncate},
+    unit::{SystemdLook, Unit, UnitQuestion},
+};
+
+/// Starts the bridge. A node that has none says so in words that no engine has.
+const START: &str = "\
+command -v systemd-stdio-bridge >/dev/null 2>&1 || { echo 'no such bridge' >&2; exit 127; }
+exec systemd-stdio-bridge";
+
+/// How much of what the bridge says beside D-Bus is kept for an error's sake.
+const COMPLAINT_CAP: usize = 1024;
+
+/// The way into one container through its bridge and its shell.
+pub(crate) struct BridgeLink {
+    place: Place,
+    bus: BusSlot,
+    commands: Commands,
+    journals: Journals,
+    ages: Mutex<HashMap<String, Aged>>,
+}
+
+/// A unit that has been active for so long, at least, under the same process.
+#[derive(Debug, Clone)]
+struct Aged {
+    unit: Unit,
+    age: Duration,
+}
+
+impl BridgeLink {
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            bus: BusSlot::default(),
+            commands: Commands::lasting(place.clone()),
+            journals: Journals::default(),
+            ages: Mutex::default(),
+            place,
+        }
+    }
+
+    async fn look(&self, question: &UnitQuestion, by: Instant) -> Result<SystemdLook, LinkError> {
+        let look = || {
+            let connect = || self.connect(by);
+            self.bus.look(&self.place, question, None, by, connect)
+        };
+        let mut first = look().await?;
+        let ageless = |unit: &Unit| unit.is_active() && !unit.tells() && self.age(unit).is_none();
+        if first.units.values().any(ageless)
+            && let Some((uptime, starts)) = self.clock(&first, by).await
+        {
+            // What was read before this look can only make a unit younger than it is.
+            let second = look().await?;
+            for unit in second.units.values().filter(|unit| ageless(unit)) {
+                let start = starts.get(&unit.main_pid);
+                let age = start.and_then(|start| systemctl::age(uptime, unit.since, *start));
+                if let Some(age) = age {
+                    let unit = unit.clone();
+                    self.ages().insert(unit.id.clone(), Aged { unit, age });
+                }
+            }
+            first = second;
+        }
+        for unit in first.units.values_mut() {
+            unit.age = self.age(unit);
+        }
+        self.journals
+            .read(&self.commands, question, &mut first, by)
+            .await;
+        Ok(first)
+    }
+
+    /// For how long the unit has been active, if it was seen so before.
+    fn age(&self, unit: &Unit) -> Option<Duration> {
+        let known = self.ages();
+        let Aged { unit: seen, age } = known.get(&unit.id)?;
+        seen.is_same_start(unit).then_some(*age)
+    }
+
+    fn ages(&self) -> std::sync::MutexGuard<'_, HashMap<String, Aged>> {
+        self.ages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node's uptime, and when the units' processes started; none where it cannot be told.
+    async fn clock(&self, look: &SystemdLook, by: Instant) -> Option<(u64, HashMap<u32, u64>)> {
+        let pids = look.units.values().map(|unit| unit.main_pid.to_string());
+        let pids: Vec<_> = pids.collect();
+        let mut argv = vec!["sh", "-c", systemctl::CLOCK, "sh"];
+        argv.extend(pids.iter().map(String::as_str));
+        let output = self.commands.command("the clock", &argv, by).await.ok()?;
+        systemctl::clock(&lossy(&output.stdout))
+    }
+
+    async fn connect(&self, by: Instant) -> Result<Bus, LinkError> {
+        let _pass = self.place.pass("systemd", by).await?;
+        self.place.settled(by).await?;
+        let Place {
+            runtime, container, ..
+        } = &self.place;
+        let exec = Exec {
+            argv: ["sh", "-c", START].map(str::to_owned).to_vec(),
+            cap: COMPLAINT_CAP,
+        };
+        let started = runtime.exec(&container.id, exec, by).await;
+        let streams = match started {
+            Ok(running) => running.streams(),
+            Err(RuntimeError::NotRunning { .. }) => return Err(LinkError::NotRunning),
+            Err(RuntimeError::CannotRun { message, .. }) => {
+                return Err(LinkError::Unusable(format!(
+                    "the node cannot run systemd-stdio-bridge: {message}"
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let complaint = Arc::default();
+        let stream = stream(streams, Arc::clone(&complaint));
+        let connected = self
+            .place
+            .within("systemd-stdio-bridge", BUS_LIMIT, by, async {
+                Ok(Bus::connect(stream).await?)
+            });
+        connected.await.map_err(|error| {
+            let said = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+            self::complaint(error, &lossy(&said))
+        })
+    }
+}
+
+/// What became of a bridge that did not lead to the bus.
+fn complaint(error: LinkError, said: &str) -> LinkError {
+    if said.contains("no such bridge") {
+        return LinkError::Unusable("the node has no systemd-stdio-bridge".to_owned());
+    }
+    let mut said = clean(said, false);
+    truncate(&mut said, 200);
+    match error {
+        LinkError::Broken(_) if !said.is_empty() => LinkError::NoBus(said),
+        // What came was no D-Bus: an engine's words, mostly, where nothing could be run.
+        LinkError::Node(error) => {
+            LinkError::Unusable(format!("systemd-stdio-bridge does not answer: {error}"))
+        }
+        other => other,
+    }
+}
+
+/// What a command prints as a stream of bytes; what it complains of is kept apart.
+fn stream(streams: ExecStreams, complaint: Arc<Mutex<Vec<u8>>>) -> ByteStream {
+    let bytes = streams.output.filter_map(move |chunk| {
+        let bytes = match chunk {
+            Ok(ExecChunk::Stdout(bytes)) => Some(Ok(Cursor::new(bytes))),
+            Ok(ExecChunk::Stderr(bytes)) => {
+                let mut kept = complaint.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = COMPLAINT_CAP.saturating_sub(kept.len());
+                kept.extend(bytes.into_iter().take(room));
+                None
+            }
+            Err(error) => Some(Err(io::Error::other(error.to_string()))),
+        };
+        std::future::ready(bytes)
+    });
+    ByteStream {
+        read: Box::pin(StreamReader::new(bytes)),
+        write: streams.input,
+        // Through the bridge nobody sees who asks; it lets in whoever could start it.
+        auth: AuthMechanism::External,
+    }
+}
+
+#[async_trait]
+impl Link for BridgeLink {
+    async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook> {
+        Told::by(BRIDGE, self.look(question, by).await)
+    }
+
+    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
+        Told::by(BRIDGE, self.commands.ask(question, by).await)
+    }
+}

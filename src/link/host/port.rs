@@ -1,0 +1,135 @@
+//! Ports, dialled from within the node's network.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    time::Instant,
+};
+
+use super::{
+    super::{LinkError, Place},
+    process::Process,
+    threads::Threads,
+};
+use crate::question::{Answer, GreetingEnd, Question};
+
+/// How long a port may take to accept: on a loopback address it does so at once, or packets are
+/// thrown away.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Asks a port.
+pub(super) async fn ask(
+    place: &Place,
+    threads: &Arc<Threads>,
+    process: &Arc<Process>,
+    question: &Question,
+    by: Instant,
+) -> Result<Answer, LinkError> {
+    let Some(port) = question.port() else {
+        return Err(LinkError::Unusable(format!("{question} is no port")));
+    };
+    if process.shares_network() {
+        return Err(LinkError::Node(format!(
+            "the node uses this machine's network: what answers at port {port} may be another's"
+        )));
+    }
+    let socket = threads.run(&place.container.id, {
+        let process = Arc::clone(process);
+        move || socket_in(&process)
+    });
+    let socket = socket.await?.map_err(|error| {
+        LinkError::Unusable(format!("not from outside: entering its network: {error}"))
+    })?;
+    if process.has_ended() {
+        return Err(LinkError::NotRunning);
+    }
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let connected = place.within("it", CONNECT_LIMIT, by, async {
+        Ok(socket.connect(address).await)
+    });
+    let stream = match connected.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Ok(Answer::Closed(said(&error))),
+        Err(LinkError::Slow { .. }) => return Ok(Answer::Closed("it does not answer".to_owned())),
+        Err(error) => return Err(error),
+    };
+    match *question {
+        Question::Greeting {
+            send,
+            prefix,
+            within,
+            cap,
+            ..
+        } => {
+            let mut sent = Vec::new();
+            let listen = async { Ok(listen(stream, send, prefix, cap, &mut sent).await) };
+            let end = match place.within("it", within, by, listen).await {
+                Ok(end) => end,
+                Err(LinkError::Slow { .. }) => GreetingEnd::TimedOut,
+                Err(error) => return Err(error),
+            };
+            Ok(Answer::Greeting(sent, end))
+        }
+        Question::Accepts { .. } | Question::Command { .. } => Ok(Answer::Accepted),
+    }
+}
+
+/// A socket of the node's network, made by a thread that has entered it. A socket stays in the
+/// network that it was made in, whoever uses it.
+fn socket_in(process: &Process) -> io::Result<TcpSocket> {
+    move_into_link_name_space(process.network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Listens up to a line with the prefix, or to the cap.
+async fn listen(
+    mut stream: TcpStream,
+    send: &str,
+    prefix: &str,
+    cap: usize,
+    into: &mut Vec<u8>,
+) -> GreetingEnd {
+    if stream.write_all(send.as_bytes()).await.is_err() {
+        return GreetingEnd::Closed;
+    }
+    let mut chunk = vec![0; cap.min(1024)];
+    let mut line = 0;
+    loop {
+        let room = chunk.len().min(cap - into.len());
+        match stream.read(&mut chunk[..room]).await {
+            Ok(0) | Err(_) => return GreetingEnd::Closed,
+            Ok(read) => into.extend_from_slice(&chunk[..read]),
+        }
+        while let Some(end) = into[line..].iter().position(|byte| *byte == b'\n') {
+            if into[line..].starts_with(prefix.as_bytes()) {
+                into.truncate(line + end);
+                return GreetingEnd::Found;
+            }
+            line += end + 1;
+        }
+        if into.len() >= cap {
+            return GreetingEnd::TooLong;
+        }
+    }
+}
+
+/// The system's own words, without its number.
+pub(super) fn said(error: &io::Error) -> String {
+    let said = error.to_string();
+    let words = said.split(" (os error").next().unwrap_or_default();
+    words.to_owned()
+}

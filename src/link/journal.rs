@@ -1,0 +1,84 @@
+//! The end of the journal of failed units, which no D-Bus call tells: read by a command in the node.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::time::Instant;
+
+use super::command::{Commands, lossy};
+use crate::{
+    systemd::systemctl,
+    text::Detail,
+    unit::{SystemdLook, UnitQuestion},
+};
+
+/// How often the journal of one failure is read. Right after it, words may still be on their way to
+/// the journal; later, reading them again tells nothing new.
+const READINGS: u32 = 3;
+
+/// The journals that were read of one node.
+#[derive(Debug, Default)]
+pub(super) struct Journals(Mutex<HashMap<String, Read>>);
+
+#[derive(Debug)]
+struct Read {
+    invocation: String,
+    changed: u64,
+    times: u32,
+    tail: Detail,
+}
+
+impl Journals {
+    /// Adds the journal's end to each failed unit, if it is wanted.
+    pub(super) async fn read(
+        &self,
+        commands: &Commands,
+        question: &UnitQuestion,
+        look: &mut SystemdLook,
+        by: Instant,
+    ) {
+        if !question.journal {
+            return;
+        }
+        for unit in look.units.values_mut().filter(|unit| unit.is_failed()) {
+            let (known, times) = self.known(&unit.id, &unit.invocation, unit.changed);
+            if times >= READINGS {
+                unit.journal = known;
+                continue;
+            }
+            let pid = match unit.exec_pid {
+                0 => String::new(),
+                pid => pid.to_string(),
+            };
+            let argv = ["sh", "-c", systemctl::JOURNAL, "sh", &unit.id, &pid];
+            let read = commands.command("journalctl", &argv, by).await;
+            unit.journal = match read {
+                Ok(output) => Detail::new(lossy(&output.stdout)),
+                Err(error) => Detail::new(format!("(the journal could not be read: {error})")),
+            };
+            let read = Read {
+                invocation: unit.invocation.clone(),
+                changed: unit.changed,
+                times: times + 1,
+                tail: unit.journal.clone(),
+            };
+            self.lock().insert(unit.id.clone(), read);
+        }
+    }
+
+    /// What was read of this very failure, and how often.
+    fn known(&self, unit: &str, invocation: &str, changed: u64) -> (Detail, u32) {
+        match self.lock().get(unit) {
+            Some(read) if read.invocation == invocation && read.changed == changed => {
+                (read.tail.clone(), read.times)
+            }
+            _ => (Detail::default(), 0),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Read>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

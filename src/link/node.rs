@@ -1,0 +1,196 @@
+//! One node's link: the best way in that works, made anew when it breaks.
+//!
+//! ```text
+//! host ──no way in──▶ bridge ──no way in──▶ exec
+//!  │ ▲                 │ ▲
+//!  └─┘ broke: once     └─┘ broke: once
+//! ```
+//!
+//! A node without a bus has no better way than exec, where systemctl needs none.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::time::Instant;
+
+#[cfg(target_os = "linux")]
+use super::host::{HostLink, Threads};
+use super::{Link, LinkChoice, LinkError, Place, Told, bridge::BridgeLink, exec::ExecLink};
+use crate::{
+    question::{Answer, Question},
+    unit::{SystemdLook, UnitQuestion},
+};
+
+/// The way into one run of one container.
+pub(crate) struct NodeLink {
+    place: Place,
+    choice: LinkChoice,
+    #[cfg(target_os = "linux")]
+    threads: Arc<Threads>,
+    current: Mutex<Current>,
+    handy: Mutex<HashMap<&'static str, Handy>>,
+}
+
+/// Which way is taken, and the link that goes it.
+#[derive(Default)]
+struct Current {
+    way: usize,
+    link: Option<Arc<dyn Link>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    #[cfg(target_os = "linux")]
+    Host,
+    Bridge,
+    Exec,
+}
+
+/// What is known of a question that not every node understands, and that another can stand in for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Handy {
+    /// It was not asked yet.
+    #[default]
+    Unknown,
+    /// It was answered.
+    Works,
+    /// It was not answered, while the other was, by the daemon of this start: an invocation id.
+    Useless(String),
+}
+
+impl NodeLink {
+    pub(super) fn new(
+        place: Place,
+        choice: LinkChoice,
+        #[cfg(target_os = "linux")] threads: Arc<Threads>,
+    ) -> Self {
+        Self {
+            place,
+            choice,
+            #[cfg(target_os = "linux")]
+            threads,
+            current: Mutex::default(),
+            handy: Mutex::default(),
+        }
+    }
+
+    /// What systemd says.
+    pub(crate) async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook> {
+        self.told(move |link| async move { link.systemd(question, by).await })
+            .await
+    }
+
+    /// What a port or a command says.
+    pub(crate) async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
+        self.told(move |link| async move { link.ask(question, by).await })
+            .await
+    }
+
+    /// What is known of a question.
+    pub(crate) fn handy(&self, question: &'static str) -> Handy {
+        let handy = self.handy.lock().unwrap_or_else(PoisonError::into_inner);
+        handy.get(question).cloned().unwrap_or_default()
+    }
+
+    /// Keeps that for as long as the link is kept.
+    pub(crate) fn remember(&self, question: &'static str, handy: Handy) {
+        let mut known = self.handy.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(question, handy);
+    }
+
+    async fn told<T, F>(&self, ask: impl Fn(Arc<dyn Link>) -> F) -> Told<T>
+    where
+        F: Future<Output = Told<T>>,
+    {
+        let mut remade = false;
+        loop {
+            let (way, link) = self.current();
+            let mut told = ask(Arc::clone(&link)).await;
+            match &mut told.said {
+                Err(LinkError::Broken(_)) if !remade => {
+                    self.replace(&link, way);
+                    remade = true;
+                }
+                Err(LinkError::Broken(_) | LinkError::Unusable(_))
+                    if way + 1 < self.ways().len() =>
+                {
+                    self.replace(&link, way + 1);
+                    remade = false;
+                }
+                Err(LinkError::NoBus(_)) if self.choice == LinkChoice::Auto => {
+                    if self.place.is_young() {
+                        return told;
+                    }
+                    return ask(self.make(Way::Exec)).await;
+                }
+                Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_))) => {
+                    // The next look begins with the best way again.
+                    self.replace(&link, 0);
+                    if let (LinkError::Unusable(why), true) =
+                        (error, self.choice != LinkChoice::Auto)
+                    {
+                        let choice = self.choice;
+                        *why =
+                            format!("{why} (readyd may take no other way: its link is {choice})");
+                    }
+                    return told;
+                }
+                _ => return told,
+            }
+        }
+    }
+
+    fn ways(&self) -> &'static [Way] {
+        match self.choice {
+            #[cfg(target_os = "linux")]
+            LinkChoice::Auto => &[Way::Host, Way::Bridge, Way::Exec],
+            #[cfg(target_os = "linux")]
+            LinkChoice::Host => &[Way::Host],
+            #[cfg(not(target_os = "linux"))]
+            LinkChoice::Auto => &[Way::Bridge, Way::Exec],
+            // Refused where an engine is made.
+            #[cfg(not(target_os = "linux"))]
+            LinkChoice::Host => &[Way::Exec],
+            LinkChoice::Bridge => &[Way::Bridge],
+            LinkChoice::Exec => &[Way::Exec],
+        }
+    }
+
+    /// The link, and which of the ways it goes.
+    fn current(&self) -> (usize, Arc<dyn Link>) {
+        let mut current = self.lock();
+        let way = current.way;
+        let link = current
+            .link
+            .get_or_insert_with(|| self.make(self.ways()[way]));
+        (way, Arc::clone(link))
+    }
+
+    fn make(&self, way: Way) -> Arc<dyn Link> {
+        let place = self.place.clone();
+        match way {
+            #[cfg(target_os = "linux")]
+            Way::Host => Arc::new(HostLink::new(place, Arc::clone(&self.threads))),
+            Way::Bridge => Arc::new(BridgeLink::new(place)),
+            Way::Exec => Arc::new(ExecLink::new(place)),
+        }
+    }
+
+    /// Puts a new link in the place of this one, unless somebody else has.
+    fn replace(&self, link: &Arc<dyn Link>, way: usize) {
+        let mut current = self.lock();
+        if current
+            .link
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, link))
+        {
+            *current = Current { way, link: None };
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,105 @@
+//! Where a link leads to, and what every link needs to get there.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    LinkError,
+    gate::{ExecGate, Pass, Refused},
+};
+use crate::{
+    environment::Environment,
+    runtime::{Container, Runtime, RuntimeError},
+};
+
+/// For how long after a container's start it is looked at without exec first: an exec before systemd
+/// has set up its cgroups can break the node's boot (kind#2409).
+const YOUNG: Duration = Duration::from_secs(5);
+
+/// One run of one container, and the engine that it is on.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) gate: Arc<ExecGate>,
+    pub(super) environment: Environment,
+    pub(super) container: Container,
+    /// Whether its systemd was seen to be up: what has started once in this run has started.
+    pub(super) up: Arc<AtomicBool>,
+}
+
+impl Place {
+    /// Whether the container has only just been started. Whatever is not there may still come.
+    pub(super) fn is_young(&self) -> bool {
+        let age = |start: SystemTime| self.environment.wall().duration_since(start);
+        // A start in the future is one by a clock that differs from ours.
+        let started = self.container.started_at;
+        let age = started.map(|start| age(start).unwrap_or_default());
+        age.is_some_and(|age| age < YOUNG)
+    }
+
+    /// Gives what should take no longer than that until then, and no longer than `by`.
+    pub(super) async fn within<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        by: Instant,
+        work: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        let due = self.environment.now() + limit;
+        tokio::select! {
+            // At the same instant, what has an answer is asked first.
+            biased;
+            done = work => done,
+            () = self.environment.sleep_until(due.min(by)) => Err(LinkError::Slow {
+                what: what.to_owned(),
+                limit: (due <= by).then_some(limit),
+            }),
+        }
+    }
+
+    /// The right to start an exec in the node.
+    pub(super) async fn pass(&self, what: &str, by: Instant) -> Result<Pass, LinkError> {
+        let refused = |refused| LinkError::Busy {
+            what: what.to_owned(),
+            why: match refused {
+                Refused::Node => "another command in the node has not ended yet",
+                Refused::Budget => "too many commands are running in other nodes",
+            },
+        };
+        self.gate
+            .pass(&self.container.id, by)
+            .await
+            .map_err(refused)
+    }
+
+    /// Its systemd was seen to be up.
+    pub(super) fn is_up(&self) {
+        self.up.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps execs out of a container whose systemd has only just started: it starts its first
+    /// process once its cgroups are made.
+    pub(super) async fn settled(&self, by: Instant) -> Result<(), LinkError> {
+        if self.up.load(Ordering::Relaxed) || !self.is_young() {
+            return Ok(());
+        }
+        match self.runtime.processes(&self.container.id, by).await {
+            Ok(0) | Err(RuntimeError::NotRunning { .. }) => Err(LinkError::NotRunning),
+            Ok(1) => Err(LinkError::Node(
+                "systemd is only starting: no other process runs in the container yet".to_owned(),
+            )),
+            Ok(_) => {
+                self.is_up();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! One shell in a node, for as long as it is needed: commands run there without an exec for each.
+//!
+//! ```text
+//! readyd ──▶ run NONCE LIMIT 'command' 'argument' …   (to a line with a dot)
+//!        ◀── what the command prints, then NONCE and its exit code, on both streams
+//! ```
+//!
+//! A command that prints too much, or that nobody waits for any more, ends with its shell: its
+//! standard input is closed, and the shell hangs up on the command. The next one has a new shell.
+
+use std::fmt::Write as _;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::{
+    io::AsyncWriteExt as _,
+    sync::{Mutex, MutexGuard},
+    time::Instant,
+};
+
+use super::{Place, command::OUTPUT_CAP};
+use crate::runtime::{Exec, ExecChunk, ExecOutput, ExecStreams, RuntimeError};
+
+/// Takes bash where the node has it, which can dial ports, and time a command without another
+/// program.
+const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; eval "$1""#;
+
+/// What the shell runs. Requests come on descriptor 3, which commands do not get; while one runs, the
+/// end of it means that nobody waits for it any more. A command whose time is over ends with 124, as
+/// with timeout(1).
+const SCRIPT: &str = concat!(
+    super::command::dial_function!(),
+    r#"
+run() {
+  nonce=$1 limit=$2; shift 2
+  if [ -z "$BASH_VERSION" ] && command -v timeout >/dev/null 2>&1 && [ "$1" != dial ]; then
+    set -- timeout -k 1 "$limit" "$@"
+  fi
+  "$@" </dev/null 3<&- &
+  command=$!
+  {
+    if [ -n "$BASH_VERSION" ]; then read -r -t "$limit" _; else read -r _; fi <&3
+    if [ $? -gt 128 ]; then kill -ALRM "$command"; sleep 1; kill -KILL "$command"; fi
+    kill -HUP "$command"
+  } >/dev/null 2>&1 &
+  watch=$!
+  wait "$command"; code=$?
+  { kill "$watch"; wait "$watch"; } 2>/dev/null
+  [ "$code" != 142 ] || code=124
+  printf '\n%s %s\n' "$nonce" "$code"
+  printf '\n%s %s\n' "$nonce" "$code" >&2
+}
+exec 3<&0 </dev/null
+request=
+while IFS= read -r line <&3; do
+  case $line in
+    .) eval "$request"; request= ;;
+    *) request="$request$line
+" ;;
+  esac
+done
+"#
+);
+
+/// The shell of one node; started with the first command.
+pub(super) struct Shell {
+    place: Place,
+    /// None while a command runs: one that is given up takes its shell along.
+    streams: Mutex<Option<ExecStreams>>,
+}
+
+/// A command under way. Dropping it hangs up on it.
+pub(super) struct ShellCommand<'a> {
+    shell: &'a Shell,
+    slot: MutexGuard<'a, Option<ExecStreams>>,
+    streams: ExecStreams,
+    nonce: String,
+}
+
+impl Shell {
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            place,
+            streams: Mutex::default(),
+        }
+    }
+
+    /// Starts a command, whose time limit is in seconds.
+    pub(super) async fn start(
+        &self,
+        seconds: &str,
+        argv: &[&str],
+        by: Instant,
+    ) -> Result<ShellCommand<'_>, RuntimeError> {
+        let mut slot = self.streams.lock().await;
+        let mut streams = match slot.take().and_then(alive) {
+            Some(streams) => streams,
+            None => self.open(by).await?,
+        };
+        let nonce = self.place.environment.nonce();
+        let request = request(&nonce, seconds, argv);
+        let sent = async {
+            streams.input.write_all(request.as_bytes()).await?;
+            streams.input.flush().await
+        };
+        tokio::select! {
+            sent = sent => sent.map_err(|_| self.lost())?,
+            () = self.place.environment.sleep_until(by) => return Err(self.lost()),
+        }
+        Ok(ShellCommand {
+            shell: self,
+            slot,
+            streams,
+            nonce,
+        })
+    }
+
+    async fn open(&self, by: Instant) -> Result<ExecStreams, RuntimeError> {
+        let exec = Exec {
+            argv: ["sh", "-c", START, "sh", SCRIPT]
+                .map(str::to_owned)
+                .to_vec(),
+            cap: OUTPUT_CAP,
+        };
+        let Place {
+            runtime, container, ..
+        } = &self.place;
+        Ok(runtime.exec(&container.id, exec, by).await?.streams())
+    }
+
+    fn action(&self) -> String {
+        format!("running a command in container {}", self.place.container.id)
+    }
+
+    fn lost(&self) -> RuntimeError {
+        RuntimeError::Lost {
+            action: self.action(),
+        }
+    }
+}
+
+impl ShellCommand<'_> {
+    /// Waits for the command's end, as [`crate::runtime::RunningExec::output`] does.
+    pub(super) async fn output(mut self, by: Instant) -> Result<ExecOutput, RuntimeError> {
+        let mut output = ExecOutput::default();
+        let code = tokio::select! {
+            read = read(&mut self.streams, &self.nonce, &mut output) => match read {
+                Ok(code) => code,
+                Err(End::Lost) => return Err(self.shell.lost()),
+                Err(End::Runtime(error)) => return Err(error),
+                Err(End::TooMuch) => {
+                    let action = self.shell.action();
+                    return Err(RuntimeError::TooMuch { action, cap: OUTPUT_CAP });
+                }
+            },
+            () = self.shell.place.environment.sleep_until(by) => {
+                let action = self.shell.action();
+                return Err(RuntimeError::StillRunning { action });
+            }
+        };
+        output.code = code;
+        // Only now can the shell take another.
+        *self.slot = Some(self.streams);
+        Ok(output)
+    }
+}
+
+/// Why a command's output ended without its marks.
+enum End {
+    Lost,
+    TooMuch,
+    Runtime(RuntimeError),
+}
+
+/// Reads up to the marks, and takes them off; gives the exit code.
+async fn read(streams: &mut ExecStreams, nonce: &str, into: &mut ExecOutput) -> Result<i64, End> {
+    let mark = format!("\n{nonce} ");
+    loop {
+        if let (Some((end, code)), Some((stderr_end, _))) =
+            (marked(&into.stdout, &mark), marked(&into.stderr, &mark))
+        {
+            into.stdout.truncate(end);
+            into.stderr.truncate(stderr_end);
+            return Ok(code);
+        }
+        let (stream, bytes) = match streams.output.next().await {
+            Some(Ok(ExecChunk::Stdout(bytes))) => (&mut into.stdout, bytes),
+            Some(Ok(ExecChunk::Stderr(bytes))) => (&mut into.stderr, bytes),
+            Some(Err(error)) => return Err(End::Runtime(error)),
+            None => return Err(End::Lost),
+        };
+        if stream.len() + bytes.len() > OUTPUT_CAP {
+            return Err(End::TooMuch);
+        }
+        stream.extend_from_slice(&bytes);
+    }
+}
+
+/// Where the mark at the end of the output starts, and the code that it tells.
+fn marked(output: &[u8], mark: &str) -> Option<(usize, i64)> {
+    let line = output.strip_suffix(b"\n")?;
+    let start = line.iter().rposition(|byte| *byte == b'\n')?;
+    let code = line[start..].strip_prefix(mark.as_bytes())?;
+    let code = std::str::from_utf8(code).ok()?.parse().ok()?;
+    Some((start, code))
+}
+
+/// The streams, if the shell has not ended since; what a command has left in them is thrown away.
+fn alive(mut streams: ExecStreams) -> Option<ExecStreams> {
+    loop {
+        match streams.output.next().now_or_never() {
+            None => return Some(streams),
+            Some(Some(Ok(_))) => {}
+            Some(None | Some(Err(_))) => return None,
+        }
+    }
+}
+
+fn request(nonce: &str, seconds: &str, argv: &[&str]) -> String {
+    let mut request = format!("run {nonce} {seconds}");
+    for word in argv {
+        // In single quotes, everything but a single quote is itself (POSIX, 2.2.2).
+        let quoted = word.replace('\'', r"'\''");
+        let _ = write!(request, " '{quoted}'");
+    }
+    request.push_str("\n.\n");
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Read as _, Write as _},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_mark_counts_only_at_the_end_and_whole() {
+        assert_eq!(marked(b"a\nb\n\nn1 7\n", "\nn1 "), Some((4, 7)));
+        assert_eq!(marked(b"\nn1 0\n", "\nn1 "), Some((0, 0)));
+        for other in [
+            &b"\nn1 7"[..],
+            b"\nn2 7\n",
+            b"\nn1 7\nx\n",
+            b"\nn1 x\n",
+            b"n1 7\n",
+            b"",
+        ] {
+            assert_eq!(marked(other, "\nn1 "), None);
+        }
+    }
+
+    #[test]
+    fn a_real_shell_takes_any_word_and_one_command_after_the_other() {
+        talk_to(&["sh", "-c", SCRIPT]);
+        talk_to(&["sh", "-c", START, "sh", SCRIPT]);
+    }
+
+    fn talk_to(argv: &[&str]) {
+        let mut shell = Command::new(argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = shell.stdin.take().unwrap();
+        let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+        let mut until = |mark: &str| -> Vec<String> {
+            let lines = lines.by_ref().map(Result::unwrap);
+            lines.take_while(|line| !line.starts_with(mark)).collect()
+        };
+        let word = "it's $HOME `id` \\n\n\"two\" lines";
+        let ask = |nonce: &str, argv: &[&str]| request(nonce, "5", argv);
+        input
+            .write_all(ask("n1", &["printf", "%s", word]).as_bytes())
+            .unwrap();
+        assert_eq!(until("n1 0").join("\n"), word);
+        // What a command reads is not the next request.
+        input.write_all(ask("n2", &["cat"]).as_bytes()).unwrap();
+        assert_eq!(until("n2 0"), [""]);
+        input
+            .write_all(ask("n3", &["sh", "-c", "exit 3"]).as_bytes())
+            .unwrap();
+        assert_eq!(until("n3 3"), [""]);
+        let timed = request("n5", "0.100", &["sleep", "60"]);
+        input.write_all(timed.as_bytes()).unwrap();
+        assert_eq!(until("n5 124"), [""]);
+        // The end of the input ends the command, and the shell.
+        let endless = request("n4", "5", &["sh", "-c", "echo started; exec sleep 60"]);
+        input.write_all(endless.as_bytes()).unwrap();
+        assert_eq!(until("started"), [""; 0]);
+        drop(input);
+        let mut said = String::new();
+        shell
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        shell.wait().unwrap();
+        assert!(said.contains("n4 129"), "{said}");
+    }
+}

@@ -1,0 +1,311 @@
+//! systemd asked over D-Bus (org.freedesktop.systemd1(5)), through whatever stream leads to the
+//! node's system bus.
+//!
+//! Any number of units is one call, which tells their states. What else a finding may need (the
+//! type, the main process, when it became so) is asked of the few units that it is needed of.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use futures_util::future::{join, try_join, try_join_all};
+use serde::{Serialize, de::DeserializeOwned};
+use zbus::{Connection, DynamicType, OwnedObjectPath, OwnedVariant, Type, conn::Builder};
+
+use super::stream::ByteStream;
+use crate::{
+    text::clean,
+    unit::{SystemdLook, Unit, UnitQuestion},
+};
+
+/// The most failed units that a look names.
+const FAILED_UNITS: usize = 5;
+
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+const ROOT: &str = "/org/freedesktop/systemd1";
+
+/// Why systemd gave no answer over D-Bus.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum DbusError {
+    /// The connection is gone.
+    #[error("the D-Bus connection to the node broke: {0}")]
+    Broken(String),
+    /// The bus does not let us in.
+    #[error("the node's D-Bus does not let readyd in: {0}")]
+    Refused(String),
+    /// The bus or systemd answered with an error: systemd is not on the bus yet, say.
+    #[error("systemd does not answer over D-Bus: {0}")]
+    Said(String),
+    /// The answer is none.
+    #[error("the node's D-Bus makes no sense: {0}")]
+    Garbled(String),
+}
+
+/// A connection to a node's system bus.
+#[derive(Debug)]
+pub(crate) struct Bus(Connection);
+
+/// What a unit's monotonic timestamps are held against: the clock that they were taken from, read
+/// before the look that they came with. Whatever is reckoned from it is older, never younger, than
+/// it seems.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MonotonicNow(pub(crate) Duration);
+
+/// A row of `ListUnitsByNames`: name, description, load state, active state, sub state, followed
+/// unit, path, number of the queued job, its type and its path.
+type Row = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
+impl Bus {
+    pub(crate) async fn connect(stream: ByteStream) -> Result<Self, DbusError> {
+        let built = Builder::socket(stream).build().await;
+        Ok(Self(built.map_err(handshake_error)?))
+    }
+
+    /// Whether the connection is known to be gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// What systemd says. Failed units come without their journal, which no D-Bus call tells.
+    pub(crate) async fn look(
+        &self,
+        question: &UnitQuestion,
+        now: Option<MonotonicNow>,
+    ) -> Result<SystemdLook, DbusError> {
+        let (system, rows) = try_join(self.system_state(), self.list(&question.units)).await?;
+        if rows.len() != question.units.len() {
+            let (said, asked) = (rows.len(), question.units.len());
+            let what = format!("it told of {said} units when asked for {asked}");
+            return Err(DbusError::Garbled(what));
+        }
+        let units = question.units.iter().zip(rows).map(|(name, row)| {
+            let proof = question.proofs.contains(name);
+            async move { Ok(((*name).to_owned(), self.unit(row, proof, now).await?)) }
+        });
+        let failed = async {
+            match system.as_str() {
+                "degraded" => self.failed_units().await,
+                _ => Ok(Vec::new()),
+            }
+        };
+        let (units, failed_units) = join(try_join_all(units), failed).await;
+        Ok(SystemdLook {
+            units: units?.into_iter().collect::<BTreeMap<_, _>>(),
+            failed_units: failed_units?,
+            system,
+        })
+    }
+
+    async fn system_state(&self) -> Result<String, DbusError> {
+        let state = self.property(ROOT, MANAGER, "SystemState").await?;
+        Ok(clean(&text(&state), false))
+    }
+
+    async fn list(&self, units: &[&str]) -> Result<Vec<Row>, DbusError> {
+        if units.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.call(ROOT, MANAGER, "ListUnitsByNames", &(units,))
+            .await
+    }
+
+    async fn failed_units(&self) -> Result<Vec<String>, DbusError> {
+        let rows: Vec<Row> = self
+            .call(ROOT, MANAGER, "ListUnitsFiltered", &(&["failed"][..],))
+            .await?;
+        let names = rows.iter().map(|row| clean(&row.0, false));
+        Ok(names.take(FAILED_UNITS).collect())
+    }
+
+    /// The unit of a row. One that is active needs no second question, unless its proof is wanted.
+    async fn unit(
+        &self,
+        row: Row,
+        proof: bool,
+        now: Option<MonotonicNow>,
+    ) -> Result<Unit, DbusError> {
+        let (name, _, load, active, sub, _, path, job, _, _) = row;
+        let word = |text: &str| clean(text, false);
+        let unit = Unit {
+            id: word(&name),
+            load: word(&load),
+            active: word(&active),
+            sub: word(&sub),
+            job: job != 0,
+            ..Unit::default()
+        };
+        if !unit.exists() || (unit.is_active() && !proof) {
+            return Ok(unit);
+        }
+        self.detailed(unit, &path, now).await
+    }
+
+    /// The unit with everything else that findings go by.
+    async fn detailed(
+        &self,
+        unit: Unit,
+        path: &str,
+        now: Option<MonotonicNow>,
+    ) -> Result<Unit, DbusError> {
+        // Asked for in this order, and answered in it: a process that is newer than the state makes
+        // the unit younger than it is, never older.
+        let all = self.call::<HashMap<String, OwnedVariant>>(path, PROPERTIES, "GetAll", &(UNIT,));
+        let (all, service) = try_join(all, self.service(&unit.id, path)).await?;
+        let of = |name: &str| all.get(name);
+        let word = |name: &str| of(name).map(text).map(|word| clean(&word, false));
+        let stamp = |name: &str| of(name).and_then(number);
+        let (Some(active), Some(sub)) = (word("ActiveState"), word("SubState")) else {
+            return Err(DbusError::Garbled("a unit without ActiveState".to_owned()));
+        };
+        let (Some(changed), Some(entered)) = (
+            stamp("StateChangeTimestampMonotonic"),
+            stamp("ActiveEnterTimestampMonotonic"),
+        ) else {
+            return Err(DbusError::Garbled("a unit without timestamps".to_owned()));
+        };
+        let since = Duration::from_micros(entered.max(service.started));
+        let condition_tried = stamp("ConditionTimestampMonotonic").unwrap_or(0) != 0;
+        let condition_met = of("ConditionResult").and_then(|met| bool::try_from(met).ok());
+        Ok(Unit {
+            active,
+            sub,
+            result: service.result,
+            kind: service.kind,
+            main_pid: service.main_pid,
+            exec_pid: service.exec_pid,
+            invocation: of("InvocationID").map(hex).unwrap_or_default(),
+            condition_failed: condition_tried && condition_met == Some(false),
+            changed,
+            since,
+            age: now.and_then(|MonotonicNow(now)| now.checked_sub(since)),
+            ..unit
+        })
+    }
+
+    /// What only services have; nothing of another unit.
+    async fn service(&self, id: &str, path: &str) -> Result<Service, DbusError> {
+        if !id.ends_with(".service") {
+            return Ok(Service::default());
+        }
+        let property = |name| self.property(path, SERVICE, name);
+        let (kind, result, main, exec, started) = tokio::try_join!(
+            property("Type"),
+            property("Result"),
+            property("MainPID"),
+            property("ExecMainPID"),
+            property("ExecMainStartTimestampMonotonic"),
+        )?;
+        let kind = clean(&text(&kind), false);
+        if kind.is_empty() {
+            // Without it nobody could say whether being active proves anything.
+            return Err(DbusError::Garbled("a service without a type".to_owned()));
+        }
+        Ok(Service {
+            kind,
+            result: clean(&text(&result), false),
+            main_pid: pid(&main),
+            exec_pid: pid(&exec),
+            started: number(&started).unwrap_or(0),
+        })
+    }
+
+    async fn property(&self, path: &str, of: &str, name: &str) -> Result<OwnedVariant, DbusError> {
+        self.call(path, PROPERTIES, "Get", &(of, name)).await
+    }
+
+    async fn call<T>(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &(impl Serialize + DynamicType),
+    ) -> Result<T, DbusError>
+    where
+        T: DeserializeOwned + Type,
+    {
+        let reply = self
+            .0
+            .call_method(Some(SYSTEMD), path, Some(interface), method, body)
+            .await
+            .map_err(call_error)?;
+        let said = reply.body().deserialize::<T>();
+        said.map_err(|error| DbusError::Garbled(error.to_string()))
+    }
+}
+
+/// What only services have.
+#[derive(Debug, Default)]
+struct Service {
+    kind: String,
+    result: String,
+    main_pid: u32,
+    exec_pid: u32,
+    /// When its main process started, in microseconds.
+    started: u64,
+}
+
+fn text(value: &OwnedVariant) -> String {
+    <&str>::try_from(value).map_or_else(|_| String::new(), str::to_owned)
+}
+
+fn number(value: &OwnedVariant) -> Option<u64> {
+    u64::try_from(value).ok()
+}
+
+fn pid(value: &OwnedVariant) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+/// An `ay`, such as an invocation id, as systemctl prints it.
+fn hex(value: &OwnedVariant) -> String {
+    let bytes = value
+        .try_clone()
+        .ok()
+        .and_then(|value| Vec::<u8>::try_from(value).ok());
+    let digits = |byte: &u8| format!("{byte:02x}");
+    bytes.iter().flatten().map(digits).collect()
+}
+
+fn handshake_error(error: zbus::Error) -> DbusError {
+    match error {
+        zbus::Error::Handshake(said) if said.contains("rejected") => DbusError::Refused(said),
+        other => call_error(other),
+    }
+}
+
+fn call_error(error: zbus::Error) -> DbusError {
+    use std::io::ErrorKind;
+    match error {
+        zbus::Error::InputOutput(error) if error.kind() == ErrorKind::InvalidData => {
+            DbusError::Garbled(error.to_string())
+        }
+        zbus::Error::InputOutput(error) => DbusError::Broken(match error.kind() {
+            ErrorKind::UnexpectedEof => "it was closed".to_owned(),
+            _ => error.to_string(),
+        }),
+        zbus::Error::Handshake(said) if said.contains("EOF") => {
+            DbusError::Broken("it was closed in the handshake".to_owned())
+        }
+        zbus::Error::MethodError(name, said, _) => {
+            DbusError::Said(said.unwrap_or_else(|| name.to_string()))
+        }
+        zbus::Error::FDO(error) => DbusError::Said(error.to_string()),
+        other => DbusError::Garbled(other.to_string()),
+    }
+}
