@@ -85,11 +85,15 @@ impl Unit {
         self.active == "failed" && !self.job
     }
 
-    /// Whether being active proves anything: systemd calls a unit of these types active as soon as
-    /// its process is forked, before that could fail (systemd.service(5), `Type=`).
+    /// Whether being active proves anything: of these types, a unit is active once it has said so or
+    /// done its work. Of the others (simple, exec, idle) it is as soon as its process is forked,
+    /// before that could fail (systemd.service(5), `Type=`); and of an unknown one nothing is known.
     #[must_use]
     pub fn tells(&self) -> bool {
-        !matches!(self.kind.as_str(), "simple" | "exec" | "idle")
+        matches!(
+            self.kind.as_str(),
+            "notify" | "notify-reload" | "forking" | "dbus" | "oneshot"
+        )
     }
 
     /// Whether both are the same unit under the same process, and nothing changed in between.

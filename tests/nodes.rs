@@ -8,13 +8,8 @@ mod support;
 use std::{process::Stdio, time::Duration};
 
 use readyd::{
-    docker::{DockerHost, DockerRuntime},
-    engine::{
-        CHECK_LIMIT, Engine, EngineError, LinkChoice, NodeState, Options, Verdict, WaitEvent,
-        WaitRequest, WaitTarget,
-    },
-    environment::Environment,
-    node::{Identity, Role},
+    engine::{CHECK_LIMIT, EngineError, LinkChoice, NodeState, Verdict, WaitEvent, WaitRequest},
+    node::Role,
     probe::{Outcome, Probe, Service},
     report::ProbeResult,
 };
@@ -22,42 +17,10 @@ use rstest::rstest;
 use support::{
     proxy::Proxy,
     real::{
-        BOOKWORM, Cluster, FORKY, Node, Serve, docker, eventually, in_node, readyd, readyd_command,
-        stderr, stdout, unique,
+        BOOKWORM, Cluster, FORKY, ME, Node, Serve, booted, docker, engine, engine_at, eventually,
+        in_node, readyd, readyd_command, reason, request, stderr, stdout, unique,
     },
 };
-
-const ME: Identity = Identity::Local;
-
-fn engine(link: LinkChoice) -> Engine {
-    let host = std::env::var("DOCKER_HOST")
-        .map_or_else(|_| DockerHost::default(), |host| host.parse().unwrap());
-    engine_at(host, link)
-}
-
-fn engine_at(host: DockerHost, link: LinkChoice) -> Engine {
-    let options = Options {
-        link,
-        ..Options::default()
-    };
-    Engine::new(DockerRuntime::new(host), options, Environment::tokio())
-}
-
-fn request(nodes: &[&str], seconds: u64) -> WaitRequest {
-    let target = |node: &&str| WaitTarget {
-        node: node.parse().unwrap(),
-        role: None,
-    };
-    WaitRequest {
-        nodes: nodes.iter().map(target).collect(),
-        limit: Some(Duration::from_secs(seconds)),
-        ..WaitRequest::default()
-    }
-}
-
-fn reason(result: &ProbeResult) -> &str {
-    result.reason().map_or("", |reason| reason.as_str())
-}
 
 /// A slurm.conf for a node alone, in a file.
 fn slurm_conf(extra: &str) -> tempfile::NamedTempFile {
@@ -69,16 +32,6 @@ fn slurm_conf(extra: &str) -> tempfile::NamedTempFile {
     );
     std::fs::write(file.path(), conf).unwrap();
     file
-}
-
-/// Waits for the end of the boot.
-fn booted(node: &Node) {
-    eventually("the node has booted", Duration::from_secs(20), || {
-        matches!(
-            node.sh("systemctl is-system-running").as_str(),
-            "running" | "degraded"
-        )
-    });
 }
 
 const CONTROLLER: [&str; 4] = [

@@ -69,7 +69,11 @@ impl BridgeLink {
             self.bus.look(&self.place, question, None, by, connect)
         };
         let mut first = look().await?;
-        let ageless = |unit: &Unit| unit.is_active() && !unit.tells() && self.age(unit).is_none();
+        // Of a unit whose proof is not wanted, the type is not known either.
+        let ageless = |unit: &Unit| {
+            let unproven = unit.is_active() && !unit.kind.is_empty() && !unit.tells();
+            unproven && self.age(unit).is_none()
+        };
         if first.units.values().any(ageless)
             && let Some((uptime, starts)) = self.clock(&first, by).await
         {

@@ -29,14 +29,15 @@ pub(super) const OUTPUT_CAP: usize = 256 * 1024;
 
 /// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
 /// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
-/// more. A background command has no standard input of its own, hence descriptor 3.
+/// more. A background command has no standard input of its own, hence descriptor 3. The whole group
+/// is hung up on, which `timeout` makes: alone, it may leave behind what it has only just started.
 const BOUNDED: &str = r#"
 limit=$1; shift
 exec 3<&0
 if command -v timeout >/dev/null 2>&1; then set -- timeout -k 1 "$limit" "$@"; fi
 "$@" </dev/null 3<&- &
 command=$!
-{ read -r _ <&3; kill -HUP "$command"; } >/dev/null 2>&1 &
+{ read -r _ <&3; kill -HUP "-$command" || kill -HUP "$command"; } >/dev/null 2>&1 &
 watch=$!
 exec 3<&-
 wait "$command"; code=$?

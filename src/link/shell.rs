@@ -40,7 +40,7 @@ run() {
   {
     if [ -n "$BASH_VERSION" ]; then read -r -t "$limit" _; else read -r _; fi <&3
     if [ $? -gt 128 ]; then kill -ALRM "$command"; sleep 1; kill -KILL "$command"; fi
-    kill -HUP "$command"
+    kill -HUP "-$command" || kill -HUP "$command"
   } >/dev/null 2>&1 &
   watch=$!
   wait "$command"; code=$?

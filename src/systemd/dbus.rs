@@ -211,13 +211,8 @@ impl Bus {
             property("ExecMainPID"),
             property("ExecMainStartTimestampMonotonic"),
         )?;
-        let kind = clean(&text(&kind), false);
-        if kind.is_empty() {
-            // Without it nobody could say whether being active proves anything.
-            return Err(DbusError::Garbled("a service without a type".to_owned()));
-        }
         Ok(Service {
-            kind,
+            kind: clean(&text(&kind), false),
             result: clean(&text(&result), false),
             main_pid: pid(&main),
             exec_pid: pid(&exec),

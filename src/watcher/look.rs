@@ -232,16 +232,22 @@ impl Look<'_> {
         // What is late while the engine does not answer is not the node's fault.
         let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (error, trouble) {
-            (LinkError::NotRunning, _) => self.stopped(by).await,
+            (LinkError::NotRunning, _) => {
+                let ended = self.ended(start, by).await?;
+                let killed = "the command that looked at the node was killed there";
+                Ok(ended.unwrap_or_else(|| self.found(Finding::failed(killed), via, start)))
+            }
+            // What broke may have done so because the container ended.
+            (error @ LinkError::Broken(_), _) => match self.ended(start, by).await? {
+                Some(ended) => Ok(ended),
+                None => Err(CouldNotLook::new(error.to_string())),
+            },
             (LinkError::Slow { .. }, Some(trouble)) => Err(trouble),
             (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
                 Ok(self.found(Finding::failed(error.to_string()), via, start))
             }
             (
-                error @ (LinkError::Runtime(_)
-                | LinkError::Busy { .. }
-                | LinkError::Broken(_)
-                | LinkError::Unusable(_)),
+                error @ (LinkError::Runtime(_) | LinkError::Busy { .. } | LinkError::Unusable(_)),
                 _,
             ) => Err(CouldNotLook::new(error.to_string())),
         }
@@ -409,9 +415,8 @@ impl Look<'_> {
         }
     }
 
-    /// The container stopped running under the look: what it is now decides.
-    async fn stopped(&mut self, by: Instant) -> Result<Found, CouldNotLook> {
-        let start = self.now();
+    /// What the container is now, if it is seen to have stopped running under the look.
+    async fn ended(&mut self, start: Instant, by: Instant) -> Result<Option<Found>, CouldNotLook> {
         let environment = &self.sight.environment;
         let patience = environment.now() + LAG;
         let now = loop {
@@ -422,13 +427,13 @@ impl Look<'_> {
             }
             environment.sleep(LAG / 10).await;
         };
-        let outcome = self.still(now.as_ref()).err().unwrap_or_else(|| {
-            Outcome::failed("the command that looked at the node was killed there")
-        });
+        let Err(outcome) = self.still(now.as_ref()) else {
+            return Ok(None);
+        };
         if let Some(now) = now.filter(|now| now.id == self.container.id) {
             self.container = now;
         }
-        Ok(self.found(Finding::Clear(outcome), ENGINE, start))
+        Ok(Some(self.found(Finding::Clear(outcome), ENGINE, start)))
     }
 
     /// Whether what was seen in this look still counts at its end: the same container runs, as it did

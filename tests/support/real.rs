@@ -1,5 +1,12 @@
 //! Real nodes in Docker, and the real program.
 
+use readyd::{
+    docker::{DockerHost, DockerRuntime},
+    engine::{Engine, LinkChoice, Options, WaitRequest, WaitTarget},
+    environment::Environment,
+    node::Identity,
+    report::ProbeResult,
+};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::PathBuf,
@@ -45,7 +52,7 @@ pub fn unique(what: &str) -> String {
     format!("readyd-{what}-{:08x}", fastrand::u32(..))
 }
 
-fn engine() {
+fn needs_docker() {
     let up = Command::new("docker")
         .args(["version"])
         .output()
@@ -62,7 +69,7 @@ pub struct Node(pub String);
 impl Node {
     /// Makes a node of that suite, with these options of `cluster node`.
     pub fn start(suite: &str, name: &str, options: &[&str]) -> Self {
-        engine();
+        needs_docker();
         let node = Self(name.to_owned());
         run(Command::new(script("cluster"))
             .env("READYD_SUITE", suite)
@@ -109,7 +116,7 @@ impl Cluster {
 
     /// A cluster that is not there yet, of nodes of that suite.
     pub fn named(suite: &'static str, name: &str) -> Self {
-        engine();
+        needs_docker();
         let name = name.to_owned();
         Self { suite, name }
     }
@@ -236,4 +243,55 @@ pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool)
         assert!(start.elapsed() < within, "not within {within:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+// --- the library --------------------------------------------------------------------------------
+
+pub const ME: Identity = Identity::Local;
+
+pub fn engine(link: LinkChoice) -> Engine {
+    engine_with(Options {
+        link,
+        ..Options::default()
+    })
+}
+
+pub fn engine_with(options: Options) -> Engine {
+    let host = std::env::var("DOCKER_HOST")
+        .map_or_else(|_| DockerHost::default(), |host| host.parse().unwrap());
+    Engine::new(DockerRuntime::new(host), options, Environment::tokio())
+}
+
+pub fn engine_at(host: DockerHost, link: LinkChoice) -> Engine {
+    let options = Options {
+        link,
+        ..Options::default()
+    };
+    Engine::new(DockerRuntime::new(host), options, Environment::tokio())
+}
+
+pub fn request(nodes: &[&str], seconds: u64) -> WaitRequest {
+    let target = |node: &&str| WaitTarget {
+        node: node.parse().unwrap(),
+        role: None,
+    };
+    WaitRequest {
+        nodes: nodes.iter().map(target).collect(),
+        limit: Some(Duration::from_secs(seconds)),
+        ..WaitRequest::default()
+    }
+}
+
+pub fn reason(result: &ProbeResult) -> &str {
+    result.reason().map_or("", |reason| reason.as_str())
+}
+
+/// Waits for the end of the boot.
+pub fn booted(node: &Node) {
+    eventually("the node has booted", Duration::from_secs(20), || {
+        matches!(
+            node.sh("systemctl is-system-running").as_str(),
+            "running" | "degraded"
+        )
+    });
 }

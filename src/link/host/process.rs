@@ -9,7 +9,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::super::LinkError;
+use super::{super::LinkError, port::said};
 use crate::runtime::ContainerId;
 
 /// How much of /proc/PID/cgroup is read: a line of at most a path's length for each hierarchy.
@@ -119,7 +119,10 @@ impl Process {
                         "not from outside: this kernel has no openat2".to_owned(),
                     ));
                 }
-                Err(error) => return Err(LinkError::NoBus(format!("/{path}: {error}"))),
+                Err(error) => {
+                    let why = said(&error.into());
+                    return Err(LinkError::NoBus(format!("/{path}: {why}")));
+                }
             }
         }
     }

@@ -1,0 +1,534 @@
+//! The ways into real nodes: each reaches them and says so, none leads elsewhere, and what breaks is
+//! made anew.
+
+// A test's own helpers may fail it, too.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use readyd::{
+    engine::{CHECK_LIMIT, Engine, EngineError, LinkChoice, Snapshot, Verdict, WaitRequest},
+    node::Role,
+    probe::{Outcome, Probe, Service},
+    report::{ProbeReport, ProbeResult},
+};
+use rstest::rstest;
+use support::real::{
+    BOOKWORM, Cluster, FORKY, ME, Node, booted, docker, engine, eventually, reason, request,
+    stdout, unique,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+async fn snapshot(engine: &Engine, node: &str) -> Snapshot {
+    let name = node.parse().unwrap();
+    engine.snapshot(&ME, &name, None).await.unwrap()
+}
+
+async fn check(engine: &Engine, node: &str, probe: &str) -> ProbeReport {
+    let (name, probe) = (node.parse().unwrap(), Probe::named(probe).unwrap());
+    let checked = engine.check(&ME, &name, &probe, None, CHECK_LIMIT).await;
+    checked.unwrap()
+}
+
+fn vias(probes: &[ProbeReport]) -> BTreeSet<&str> {
+    let looked = probes.iter().filter(|probe| probe.probe != "container");
+    looked.map(|probe| probe.via).collect()
+}
+
+/// How many processes of that name run in the node.
+fn running(node: &str, name: &str) -> usize {
+    let processes = docker(&["top", node, "-eo", "pid,comm"]);
+    processes.lines().filter(|line| line.contains(name)).count()
+}
+
+/// The node's bridge, as `ps` cuts its name.
+const BRIDGE: &str = "systemd-stdio-b";
+
+#[rstest]
+#[case::host(LinkChoice::Auto, "host")]
+#[case::bridge(LinkChoice::Bridge, "bridge")]
+#[case::exec(LinkChoice::Exec, "exec")]
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_reaches_every_kind_of_node_and_says_so(
+    #[values(BOOKWORM, FORKY)] suite: &'static str,
+    #[case] link: LinkChoice,
+    #[case] via: &'static str,
+) {
+    let cluster = Cluster::named(suite, &unique("link")["readyd-".len()..]);
+    cluster.up();
+    let engine = engine(link);
+    let names = ["controller", "worker-0"].map(|host| cluster.node(host));
+    let all = names.each_ref().map(String::as_str);
+    let result = engine.wait(&ME, request(&all, 60)).result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    let [controller, worker] = all;
+
+    let looked = snapshot(&engine, worker).await;
+    assert!(looked.ready, "{looked:?}");
+    assert_eq!(vias(&looked.probes), [via].into());
+    assert_eq!(looked.role, Some(Role::Worker));
+    for probe in ["systemd", "sshd", "munge", "slurmd"] {
+        let report = check(&engine, worker, probe).await;
+        assert_eq!(
+            (report.via, reason(&report.result)),
+            (via, ""),
+            "{report:?}"
+        );
+    }
+
+    // An older slurmctld can only be asked by scontrol, which runs in the node.
+    let rpc = match (suite, via) {
+        (BOOKWORM, "host") => "bridge",
+        _ => via,
+    };
+    for _ in 0..2 {
+        let looked = snapshot(&engine, controller).await;
+        assert!(looked.services[&Service::Slurmctld], "{looked:?}");
+        let slurmctld = looked.probes.last().unwrap();
+        let expected = if via == "exec" { "exec" } else { rpc };
+        assert_eq!(slurmctld.via, expected, "{slurmctld:?}");
+    }
+    let registered = WaitRequest {
+        probes: vec![Probe::named("registered").unwrap()],
+        ..request(&[worker], 60)
+    };
+    let result = engine.wait(&ME, registered).result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+
+    // What fails is told alike, with the end of its journal.
+    let sh = |shell: &str| support::real::in_node(worker, shell);
+    sh("systemctl stop munge; echo short >/etc/munge/munge.key; systemctl start munge; true");
+    let failed = check(&engine, worker, "munge").await;
+    let expected = Outcome::terminal("munge.service is failed (result: exit-code)");
+    assert_eq!(failed.result, ProbeResult::Looked(expected));
+    assert!(
+        failed.detail.as_str().contains("munge.service: Failed"),
+        "{failed:?}"
+    );
+    let systemd = check(&engine, worker, "systemd").await;
+    assert_eq!(
+        reason(&systemd.result),
+        "systemd is degraded: munge.service failed"
+    );
+    sh("systemctl mask --now slurmd 2>&1");
+    let masked = check(&engine, worker, "slurmd").await;
+    assert_eq!(reason(&masked.result), "slurmd.service is masked");
+    assert_eq!((failed.via, systemd.via, masked.via), (via, via, via));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn from_outside_a_worker_is_looked_at_without_any_exec(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("quiet"), &["--label", "sind.role=worker"]);
+    booted(&node);
+    let engine = engine(LinkChoice::Host);
+    let start = docker(&["info", "--format", "{{.SystemTime}}"]);
+    for _ in 0..50 {
+        snapshot(&engine, &node.0).await;
+        check(&engine, &node.0, "sshd").await;
+    }
+    let end = docker(&["info", "--format", "{{.SystemTime}}"]);
+    let container = format!("container={}", node.0);
+    let events = |until: &str| {
+        docker(&[
+            "events", "--since", &start, "--until", until, "--filter", &container,
+        ])
+    };
+    assert_eq!(events(&end), "", "the engine's own events");
+    // They would have told: this is one.
+    node.sh("true");
+    let now = docker(&["info", "--format", "{{.SystemTime}}"]);
+    assert!(events(&now).contains("exec_start"));
+}
+
+/// A container owns its paths: what leads out of it must lead nowhere.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    const BUS: &str = "/run/dbus/system_bus_socket";
+    // The engine's own socket: on the host by this name, in the container by another.
+    let options = ["-v", "/var/run/docker.sock:/host.sock"];
+    let node = Node::start(suite, &unique("hostile"), &options);
+    booted(&node);
+    let looked = async |link| check(&engine(link), &node.0, "munge").await;
+    assert!(looked(LinkChoice::Host).await.result.is_passed());
+
+    let no_socket = format!("the node has no D-Bus yet: there is no {BUS}");
+    let outside = "the node has no D-Bus yet: its socket leads out of the container".to_owned();
+    for (target, expected) in [
+        // Links to what is on the host only.
+        ("/var/run/docker.sock", &no_socket),
+        ("/var/lib/docker/../../run/docker.sock", &no_socket),
+        ("../../../../../../../var/run/docker.sock", &no_socket),
+        // The host's socket itself, below the container's root: its peer is not the container's.
+        ("/host.sock", &outside),
+    ] {
+        node.sh(&format!("ln -sfn {target} {BUS}"));
+        let report = looked(LinkChoice::Host).await;
+        assert_eq!(reason(&report.result), expected, "{target}");
+        assert!(matches!(
+            report.result,
+            ProbeResult::Looked(Outcome::Failed(_))
+        ));
+    }
+    // A link that goes round in a circle, and a name that is too long, are errors like others.
+    // And so is the way through /proc.
+    for target in [
+        BUS,
+        "/proc/1/root/host.sock",
+        &format!("/{}", "x".repeat(3000)),
+    ] {
+        node.sh(&format!("ln -sfn {target} {BUS}"));
+        let report = looked(LinkChoice::Host).await;
+        let why = reason(&report.result);
+        assert!(why.starts_with("the node has no D-Bus yet: "), "{why}");
+    }
+    // Where any way may be taken, systemctl needs no bus.
+    eventually("it is no longer young", Duration::from_secs(10), || {
+        let since = docker(&["inspect", "-f", "{{.State.StartedAt}}", &node.0]);
+        let since = humantime::parse_rfc3339(&since).unwrap();
+        since.elapsed().unwrap() > Duration::from_secs(5)
+    });
+    let report = looked(LinkChoice::Auto).await;
+    assert!(report.result.is_passed(), "{report:?}");
+    assert_eq!(report.via, "exec");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_is_never_used_for_another_container_of_its_name(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[values(LinkChoice::Auto, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
+) {
+    let name = unique("reused");
+    let old = Node::start(suite, &name, &[]);
+    booted(&old);
+    let engine = engine(link);
+    assert!(snapshot(&engine, &name).await.ready);
+    // The old one goes on under another name, as well as it was.
+    let kept = Node(format!("{name}-old"));
+    docker(&["rename", &name, &kept.0]);
+    std::mem::forget(old);
+    let new = Node::start(suite, &name, &[]);
+    booted(&new);
+    new.sh("systemctl stop munge");
+    let looked = snapshot(&engine, &name).await;
+    assert!(
+        !looked.services[&Service::Munge] && !looked.ready,
+        "{looked:?}"
+    );
+    assert!(snapshot(&engine, &kept.0).await.ready);
+    // Started again, it is another run: munge is back.
+    docker(&["restart", "-t", "1", &name]);
+    booted(&new);
+    eventually("munge is up again", Duration::from_secs(10), || {
+        new.sh("systemctl is-active munge") == "active"
+    });
+    assert!(snapshot(&engine, &name).await.services[&Service::Munge]);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &str) {
+    let node = Node::start(suite, &unique("broken"), &["--label", "sind.role=worker"]);
+    booted(&node);
+    let options = readyd::engine::Options {
+        link: LinkChoice::Bridge,
+        keep_links: 1500 * MS,
+        ..readyd::engine::Options::default()
+    };
+    let engine = support::real::engine_with(options);
+    for _ in 0..3 {
+        let looked = snapshot(&engine, &node.0).await;
+        assert!(looked.services[&Service::Munge], "{looked:?}");
+        assert_eq!(vias(&looked.probes), ["bridge"].into());
+        let sshd = check(&engine, &node.0, "sshd").await;
+        assert!(sshd.result.is_passed(), "{sshd:?}");
+        assert_eq!(running(&node.0, BRIDGE), 1, "one for all looks");
+        // Both the bridge and the node's shell.
+        node.sh(&format!(
+            "pkill -KILL {BRIDGE}; pkill -KILL -f 'eval ...request'"
+        ));
+    }
+    // The bus itself is started again under it.
+    snapshot(&engine, &node.0).await;
+    node.sh("systemctl restart dbus");
+    assert!(snapshot(&engine, &node.0).await.services[&Service::Munge]);
+    // Nobody needs it any more.
+    eventually("the idle bridge is closed", Duration::from_secs(10), || {
+        running(&node.0, BRIDGE) == 0
+    });
+}
+
+/// The program as somebody who is not root, but may use Docker.
+fn as_a_user(arguments: &[&str]) -> Output {
+    // Where only root gets to the build folder, the program is not there for others.
+    let directory = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open.clone()).unwrap();
+    let program = directory.path().join("readyd");
+    std::fs::copy(env!("CARGO_BIN_EXE_readyd"), &program).unwrap();
+    std::fs::set_permissions(&program, open).unwrap();
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mut command = if is_root {
+        let group = std::fs::metadata("/var/run/docker.sock").unwrap().gid();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534"])
+            .arg(format!("--groups={group}"))
+            .arg(&program);
+        command
+    } else {
+        Command::new(&program)
+    };
+    let output = command
+        .args(arguments)
+        .env_remove("READYD_SERVER")
+        .output()
+        .unwrap();
+    println!("as a user, {arguments:?}: {output:?}");
+    output
+}
+
+#[rstest]
+fn without_root_the_bridge_is_taken_and_without_a_bridge_an_exec(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("user"), &[]);
+    booted(&node);
+    let checked = |extra: &[&str]| {
+        let output = as_a_user(&[&["check", &node.0, "munge", "--output", "json"], extra].concat());
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let via = said["report"]["via"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        (output, via)
+    };
+    let (output, via) = checked(&[]);
+    assert_eq!((output.status.code(), via.as_str()), (Some(0), "bridge"));
+    let (output, _) = checked(&["--link", "host"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains(
+            "looking at the container's process takes root (readyd may take no other way"
+        ),
+        "{said}"
+    );
+
+    node.sh("rm $(command -v systemd-stdio-bridge)");
+    let (output, via) = checked(&[]);
+    assert_eq!((output.status.code(), via.as_str()), (Some(0), "exec"));
+    let (output, _) = checked(&["--link", "bridge"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("the node has no systemd-stdio-bridge"),
+        "{said}"
+    );
+}
+
+/// Who answers at the bus's socket here is a script.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("badbus"), &[]);
+    let other = Node::start(suite, &unique("goodbus"), &[]);
+    booted(&node);
+    booted(&other);
+    let unit =
+        |name: &str, text: &str| node.write(&format!("/run/systemd/system/fake{name}"), text);
+    unit(
+        ".socket",
+        "[Socket]\nListenStream=/run/fake.sock\nAccept=yes\n[Unit]\nDefaultDependencies=no\n",
+    );
+    unit(
+        "@.service",
+        "[Service]\nStandardInput=socket\nStandardOutput=socket\nExecStart=/bin/bash /run/fake.sh\n",
+    );
+    node.sh("systemctl daemon-reload; systemctl start fake.socket; mv /run/dbus/system_bus_socket /run/real; ln -s /run/fake.sock /run/dbus/system_bus_socket");
+
+    let ok = r"printf 'OK 0123456789abcdef0123456789abcdef\r\n'";
+    // Little-endian, a method return, 100 MiB of body; and one of a megabyte, again and again.
+    let long = r"printf 'l\x02\x00\x01\x00\x00\x40\x06\x01\x00\x00\x00\x00\x00\x00\x00'";
+    let signal = r"printf 'l\x04\x00\x01\xf0\xff\x0f\x00\x01\x00\x00\x00\x00\x00\x00\x00'";
+    for script in [
+        "sleep 60".to_owned(),
+        "exit 0".to_owned(),
+        "echo; echo".to_owned(),
+        "yes".to_owned(),
+        "cat /dev/urandom".to_owned(),
+        "cat /dev/zero".to_owned(),
+        r"printf 'REJECTED EXTERNAL\r\n'".to_owned(),
+        format!("{ok}; sleep 60"),
+        format!("{ok}; exit 0"),
+        format!("{ok}; cat /dev/urandom"),
+        format!("{ok}; {long}; cat /dev/zero"),
+        format!("{ok}; while :; do {signal}; head -c 1048560 /dev/zero; done"),
+    ] {
+        node.write("/run/fake.sh", &script);
+        let engine = engine(LinkChoice::Host);
+        let start = Instant::now();
+        let name = node.0.parse().unwrap();
+        let munge = Probe::named("munge").unwrap();
+        let hostile = engine.check(&ME, &name, &munge, None, CHECK_LIMIT);
+        let good = async {
+            // Again and again, for as long as the other may take.
+            for _ in 0..5 {
+                let start = Instant::now();
+                assert!(snapshot(&engine, &other.0).await.ready);
+                let took = start.elapsed();
+                assert!(
+                    took < Duration::from_secs(1),
+                    "{script}: {took:?} for another node"
+                );
+                tokio::time::sleep(20 * MS).await;
+            }
+        };
+        let (hostile, ()) = tokio::join!(hostile, good);
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(8), "{script}: {took:?}");
+        let why = match hostile {
+            Ok(report) => {
+                assert!(!report.result.is_passed(), "{script}: {report:?}");
+                reason(&report.result).to_owned()
+            }
+            Err(error @ EngineError::CouldNotLook { .. }) => error.to_string(),
+            Err(error) => panic!("{script}: {error}"),
+        };
+        println!("{script:.60} ({took:?}): {why}");
+        assert!(
+            why.contains("D-Bus") || why.contains("systemd has not answered"),
+            "{why}"
+        );
+        assert!(why.len() < 400 && !why.contains(char::is_control), "{why}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_of_noise_is_told_clean(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[values(LinkChoice::Host, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
+) {
+    let node = Node::start(suite, &unique("noise"), &[]);
+    booted(&node);
+    let noise = "[Service]\nType=oneshot\nExecStart=/bin/sh -c \"head -c 300000 /dev/urandom; \
+        printf '\\\\033[31mred\\\\033[0m\\\\n'; exit 1\"\n";
+    node.write("/run/systemd/system/munge.service", noise);
+    node.sh("rm /etc/systemd/system/multi-user.target.wants/munge.service; systemctl stop munge; mount --bind /run/systemd/system/munge.service /lib/systemd/system/munge.service; systemctl daemon-reload; systemctl restart munge; true");
+    let report = check(&engine(link), &node.0, "munge").await;
+    let expected = Outcome::terminal("munge.service is failed (result: exit-code)");
+    assert_eq!(
+        report.result,
+        ProbeResult::Looked(expected),
+        "{}",
+        report.detail.as_str()
+    );
+    let detail = report.detail.as_str();
+    assert!(!detail.is_empty() && detail.len() <= 8192);
+    let hostile = |c: char| c.is_control() && c != '\n';
+    assert!(!detail.contains(hostile), "{detail:?}");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_a_shared_network_proves_nothing(
+    #[values(LinkChoice::Host, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
+) {
+    let owner = Node::start(BOOKWORM, &unique("owner"), &[]);
+    let network = format!("container:{}", owner.0);
+    // Its own sshd finds the port taken; the other's answers there.
+    let guest = Node::start(BOOKWORM, &unique("guest"), &["--network", &network]);
+    let on_host = Node(unique("onhost"));
+    let image = format!("readyd-test/node:{BOOKWORM}");
+    docker(&[
+        "run",
+        "-d",
+        "--name",
+        &on_host.0,
+        "--label",
+        "readyd.test=node",
+        "--network",
+        "host",
+        &image,
+        "sleep",
+        "60",
+    ]);
+    booted(&owner);
+    booted(&guest);
+    let engine = engine(link);
+    assert!(check(&engine, &owner.0, "sshd").await.result.is_passed());
+    let why = |node: &str, whose: &str| {
+        format!("container {node} uses {whose}: what answers at port 22 there may be another's")
+    };
+    let report = check(&engine, &guest.0, "sshd").await;
+    let why_guest = why(&guest.0, "the network of container ");
+    let said = reason(&report.result);
+    assert!(
+        said.starts_with(why_guest.split(": ").next().unwrap()),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("what answers at port 22 there may be another's"),
+        "{said}"
+    );
+    let report = check(&engine, &on_host.0, "sshd").await;
+    let expected = why(&on_host.0, "the network of the engine's machine");
+    assert_eq!(
+        report.result,
+        ProbeResult::Looked(Outcome::failed(expected))
+    );
+
+    // And a wait says it.
+    let request = WaitRequest {
+        limit: Some(2000 * MS),
+        probes: vec![Probe::named("sshd").unwrap()],
+        ..request(&[&on_host.0], 2)
+    };
+    let result = engine.wait(&ME, request).result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    assert!(
+        result
+            .message
+            .contains("the network of the engine's machine"),
+        "{}",
+        result.message
+    );
+}
+
+/// What is kept of a node is asked nothing, and closed: of many as of one.
+#[test]
+fn the_command_line_takes_the_way_that_it_is_told() {
+    let node = Node::start(BOOKWORM, &unique("way"), &[]);
+    booted(&node);
+    for link in ["host", "bridge", "exec"] {
+        let arguments = ["snapshot", &node.0, "--link", link, "--output", "json"];
+        let said = stdout(&support::real::readyd(&arguments));
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["probes"][1]["via"], link);
+        assert_eq!(said["ready"], true);
+    }
+    let wrong = support::real::readyd(&["snapshot", &node.0, "--link", "ssh"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(
+        said.contains("it should be auto, host, bridge or exec"),
+        "{said}"
+    );
+}
