@@ -56,8 +56,14 @@ pub(crate) enum Handy {
     Unknown,
     /// It was answered.
     Works,
-    /// It was not answered, while the other was, by the daemon of this start: an invocation id.
-    Useless(String),
+    /// It was not understood, while the other was, by the daemon of this start (an invocation id):
+    /// once, which may have been too early, or more often.
+    Useless {
+        /// The invocation id.
+        start: String,
+        /// More often than once.
+        surely: bool,
+    },
 }
 
 impl NodeLink {

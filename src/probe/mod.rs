@@ -72,8 +72,18 @@ pub(crate) struct Ask {
 pub(crate) struct First {
     pub(crate) name: &'static str,
     pub(crate) question: Question,
-    /// What an answer means; none if it is no answer to this question.
-    pub(crate) judge: fn(&Answer) -> Option<Finding>,
+    pub(crate) judge: fn(&Answer) -> Understood,
+}
+
+/// What an answer says of a question that not every node understands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Understood {
+    /// It is understood, and this is the finding.
+    Yes(Finding),
+    /// There was no answer: it may be understood, and be too early or too busy.
+    Perhaps,
+    /// It is not.
+    No,
 }
 
 /// All built-in probes, in the order in which they run.

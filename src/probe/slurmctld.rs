@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Ask, Finding, First};
+use super::{Ask, Finding, First, Understood};
 use crate::question::{Answer, GreetingEnd, Question};
 
 pub(super) const ASK: Ask = Ask {
@@ -26,7 +26,7 @@ pub(super) const ASK: Ask = Ask {
             port: PORT,
             send: "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
             prefix: "HTTP/",
-            within: Duration::from_secs(1),
+            within: Duration::from_millis(500),
             cap: 4 * 1024,
         },
         judge: judge_readyz,
@@ -40,26 +40,21 @@ const PORT: u16 = 6817;
 /// it does, and keeps who asks waiting, or answers with an error, while it does not. Where something
 /// else comes, or nothing listens (an older one, TLS, another port in slurm.conf, or one that has
 /// only just started), `scontrol ping` has to answer.
-fn judge_readyz(answer: &Answer) -> Option<Finding> {
+fn judge_readyz(answer: &Answer) -> Understood {
     let sent = match answer {
         Answer::Greeting(sent, GreetingEnd::Found) => sent,
-        Answer::Greeting(sent, GreetingEnd::TimedOut) if sent.is_empty() => {
-            return Some(Finding::failed(
-                "slurmctld accepts connections, but does not serve RPCs yet: it has not answered \
-                 /readyz within 1 s",
-            ));
-        }
-        _ => return None,
+        Answer::Greeting(_, GreetingEnd::TimedOut) => return Understood::Perhaps,
+        _ => return Understood::No,
     };
     let sent = String::from_utf8_lossy(sent);
-    let status = sent.lines().last()?.split_ascii_whitespace().nth(1)?;
-    let status: u16 = status.parse().ok()?;
+    let status = sent.lines().last().unwrap_or_default();
+    let status = status.split_ascii_whitespace().nth(1).map(str::parse);
     match status {
-        200 | 204 => Some(Finding::passed()),
-        500..=599 => Some(Finding::failed(format!(
+        Some(Ok(200 | 204)) => Understood::Yes(Finding::passed()),
+        Some(Ok(status @ 500..=599)) => Understood::Yes(Finding::failed(format!(
             "slurmctld answers /readyz with {status}: it does not serve RPCs yet"
         ))),
-        _ => None,
+        _ => Understood::No,
     }
 }
 
@@ -180,10 +175,12 @@ mod tests {
     fn readyz_counts_where_it_is_answered() {
         let judged = |sent: &str, end| judge_readyz(&Answer::Greeting(sent.into(), end));
         let found = |sent: &str| judged(sent, GreetingEnd::Found);
-        assert_eq!(found("HTTP/1.1 204 No Content\r"), Some(Finding::passed()));
+        let served = Understood::Yes(Finding::passed());
+        assert_eq!(found("HTTP/1.1 204 No Content\r"), served);
+        let failed = found("HTTP/1.1 503 Service Unavailable\r");
         assert!(matches!(
-            found("HTTP/1.1 503 Service Unavailable\r"),
-            Some(Finding::Clear(Outcome::Failed(_)))
+            failed,
+            Understood::Yes(Finding::Clear(Outcome::Failed(_)))
         ));
         // No such path, no HTTP, nothing at all: another question has to be asked.
         for sent in [
@@ -192,14 +189,17 @@ mod tests {
             "HTTP/1.1 x",
             "HTTP/1.1 99999",
         ] {
-            assert_eq!(found(sent), None, "{sent}");
+            assert_eq!(found(sent), Understood::No, "{sent}");
         }
-        // It keeps who asks waiting until it serves; an older one cuts the connection.
-        let silent = judged("", GreetingEnd::TimedOut);
-        assert!(matches!(silent, Some(Finding::Clear(Outcome::Failed(_)))));
-        assert_eq!(judged("", GreetingEnd::Closed), None);
-        assert_eq!(judged("HTTP/1.1 204", GreetingEnd::TimedOut), None);
-        assert_eq!(judge_readyz(&Answer::Closed("refused".to_owned())), None);
+        assert_eq!(judged("", GreetingEnd::Closed), Understood::No);
+        let refused = Answer::Closed("refused".to_owned());
+        assert_eq!(judge_readyz(&refused), Understood::No);
+        // It keeps who asks waiting until it serves.
+        assert_eq!(judged("", GreetingEnd::TimedOut), Understood::Perhaps);
+        assert_eq!(
+            judged("HTTP/1.1 204", GreetingEnd::TimedOut),
+            Understood::Perhaps
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     link::{Handy, Lease, LinkError, Links, Told},
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{
-        Ask, CouldNotLook, Finding, Means, Outcome, Probe, Proof, container, find_unit,
+        Ask, CouldNotLook, Finding, Means, Outcome, Probe, Proof, Understood, container, find_unit,
         judge_systemd, judge_unit,
     },
     question::{Answer, Question},
@@ -81,7 +81,7 @@ impl Sight {
     ) -> Look<'a> {
         let names = |probe: &Probe| match probe.means() {
             Ok(Means::Unit(names) | Means::UnitAnswers(names, _)) => *names,
-            Ok(Means::Answers(names, _)) if depth == Depth::Snapshot => *names,
+            Ok(Means::Answers(names, _)) if depth != Depth::Check => *names,
             _ => &[],
         };
         // A set: the same unit is asked for once, and always in the same order.
@@ -154,6 +154,7 @@ struct Asked {
 pub(crate) type Span = (Instant, Instant);
 
 /// What one probe found, and how the node was reached for it.
+#[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) finding: Finding,
     pub(crate) via: &'static str,
@@ -337,24 +338,33 @@ impl Look<'_> {
             return self.asked_for(&ask.question, ask.judge, by).await;
         };
         let start = unit.map(|unit| unit.invocation.clone()).unwrap_or_default();
-        let useless = self.link.handy(first.name) == Handy::Useless(start.clone());
-        if !(useless || self.shared_network(&first.question).is_some()) {
-            let told = self.link.ask(&first.question, by).await;
-            let finding = told.said.as_ref().ok().and_then(first.judge);
-            if let Some(finding) = finding {
+        let useless = |surely| Handy::Useless {
+            start: start.clone(),
+            surely,
+        };
+        let known = self.link.handy(first.name);
+        let mut understood = Understood::No;
+        if known != useless(true) && self.shared_network(&first.question).is_none() {
+            let Told { via, said } = self.link.ask(&first.question, by).await;
+            understood = match said {
+                Ok(answer) => (first.judge)(&answer),
+                Err(_) => Understood::Perhaps,
+            };
+            if let Understood::Yes(finding) = understood {
                 self.link.remember(first.name, Handy::Works);
                 return Ok(Seen {
                     finding,
                     unit: None,
-                    via: told.via,
+                    via,
                 });
             }
         }
         let seen = self.asked_for(&ask.question, ask.judge, by).await?;
         // What does not understand while it starts may later: only one that serves is known not to.
         let serves = matches!(seen.finding, Finding::Clear(Outcome::Passed(_)));
-        if serves && !start.is_empty() {
-            self.link.remember(first.name, Handy::Useless(start));
+        if serves && understood == Understood::No && !start.is_empty() {
+            let surely = known == useless(false) || known == useless(true);
+            self.link.remember(first.name, useless(surely));
         }
         Ok(seen)
     }
@@ -445,6 +455,16 @@ impl Look<'_> {
 
     fn still(&self, now: Option<&Container>) -> Result<(), Outcome> {
         still(self.node, &self.container, now)
+    }
+
+    /// The unit behind a probe that goes by an answer alone, if this look has seen it active.
+    pub(crate) fn behind(&self, probe: &Probe) -> Option<Proof> {
+        let Ok(Means::Answers(names, _)) = probe.means() else {
+            return None;
+        };
+        let look = self.systemd.as_ref()?.told.said.as_ref().ok()?;
+        let unit = find_unit(look, names).filter(|unit| unit.is_active())?;
+        Some(Proof::of(unit))
     }
 
     /// When systemd was asked, if it was.

@@ -319,7 +319,16 @@ impl Life {
                 self.publish();
             }
             let start = environment.now();
-            let found = look.probe(&probe, start + PROBE_LIMIT).await;
+            let behind = look.behind(&probe);
+            let found = if let Some(kept) = self.memory.kept(probe.name(), behind.as_ref(), start) {
+                Ok(kept)
+            } else {
+                let found = look.probe(&probe, start + PROBE_LIMIT).await;
+                if let (Ok(found), Some(behind)) = (&found, behind) {
+                    self.memory.keep(probe.name(), behind, found);
+                }
+                found
+            };
             round.elapsed = environment.now() - start;
             self.take(round, &probe, found);
         }

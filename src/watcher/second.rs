@@ -13,6 +13,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
+use super::look::Found;
 use crate::{
     probe::{Finding, Outcome, Proof},
     text::Detail,
@@ -29,6 +30,7 @@ pub(crate) const CONFIRMED: Duration = Duration::from_millis(100);
 pub(crate) struct Memory {
     open: HashMap<String, Open>,
     units: HashMap<String, Proof>,
+    kept: HashMap<String, (Proof, Found)>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,9 @@ struct Open {
     /// The end of the look that found it first: it was so by then at the latest.
     seen: Instant,
 }
+
+/// For how long a passed answer of a port counts while the unit behind it is unchanged.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// A finding after time has had its say.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,6 +109,25 @@ impl Memory {
                     again,
                 }
             }
+        }
+    }
+
+    /// A passed answer that counts again, since it is new enough and the unit behind it unchanged.
+    ///
+    /// sshd locks out who reads its banner more often than once in a second and never logs in
+    /// (`sshd_config(5)`, `PerSourcePenalties`).
+    pub(crate) fn kept(&self, probe: &str, unit: Option<&Proof>, now: Instant) -> Option<Found> {
+        let (proof, found) = self.kept.get(probe)?;
+        let counts = unit == Some(proof) && now.saturating_duration_since(found.span.0) < KEPT;
+        counts.then(|| found.clone())
+    }
+
+    /// Keeps an answer, if it passed, with the unit as it was before it was asked.
+    pub(crate) fn keep(&mut self, probe: &str, unit: Proof, found: &Found) {
+        if found.finding == Finding::passed() {
+            self.kept.insert(probe.to_owned(), (unit, found.clone()));
+        } else {
+            self.kept.remove(probe);
         }
     }
 
