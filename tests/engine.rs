@@ -850,3 +850,39 @@ async fn a_slow_reader_gets_the_newest_state_and_delays_nothing() {
     assert_eq!(reports[0].state, NodeState::Ready);
     assert!(result.elapsed < 6000 * MS, "{:?}", result.elapsed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let engine = engine(&fake);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let mut wait = engine.wait(
+        &ME,
+        WaitRequest {
+            poll_interval: 50 * MS,
+            ..request(&["n"])
+        },
+    );
+    let failing = async |wait: &mut Wait| {
+        loop {
+            if let Some(WaitEvent::Node(report)) = wait.next().await
+                && let Some(failing) = report.failing()
+                && matches!(failing.result, ProbeResult::Looked(_))
+            {
+                break failing.probe.clone();
+            }
+        }
+    };
+    assert_eq!(failing(&mut wait).await, "munge");
+    sleep(3000 * MS).await;
+    let greetings = fake.greetings();
+    assert!((3..=5).contains(&greetings), "{greetings} in three seconds");
+
+    // It is new enough to count, but not its unit's any more.
+    sleep(200 * MS).await;
+    fake.change("n", |node| node.greeting = "");
+    fake.set_unit("n", "ssh.service", "active", "running");
+    let start = Instant::now();
+    assert_eq!(failing(&mut wait).await, "sshd");
+    assert!(start.elapsed() < 200 * MS, "{:?}", start.elapsed());
+}

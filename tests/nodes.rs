@@ -144,8 +144,7 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
             WaitEvent::Node(report) => {
                 let down = report.probes.iter().any(|probe| {
                     let why = reason(&probe.result);
-                    // Of an older one scontrol says it; a newer one is silent itself.
-                    why.ends_with("is DOWN") || why.contains("does not serve RPCs yet")
+                    why.ends_with("is DOWN")
                 });
                 if down && !seen_down {
                     seen_down = true;

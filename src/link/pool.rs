@@ -189,3 +189,100 @@ impl Drop for Lease {
         self.pool.give_back(&self.id, &self.link);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::runtime::{Exec, Network, RunningExec, RuntimeError, State};
+
+    /// An engine that nobody asks anything.
+    struct Silent;
+
+    #[async_trait]
+    impl Runtime for Silent {
+        async fn inspect(&self, _: &str, _: Instant) -> Result<Option<Container>, RuntimeError> {
+            unreachable!()
+        }
+
+        async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, RuntimeError> {
+            unreachable!()
+        }
+
+        async fn exec(
+            &self,
+            _: &ContainerId,
+            _: Exec,
+            _: Instant,
+        ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+            unreachable!()
+        }
+    }
+
+    const KEEP: Duration = Duration::from_secs(10);
+
+    fn links() -> (Links, Environment) {
+        let environment = Environment::tokio();
+        let links = Links::new(
+            Arc::new(Silent),
+            environment.clone(),
+            LinkChoice::Auto,
+            KEEP,
+        );
+        (links, environment)
+    }
+
+    fn container(n: usize, pid: u32) -> Container {
+        Container {
+            id: ContainerId(format!("{n:064}")),
+            name: n.to_string(),
+            labels: [].into(),
+            state: State::Running,
+            restarts: false,
+            started_at: None,
+            pid: Some(pid),
+            network: Network::Own,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_links_are_few_and_kept_for_a_while() {
+        let (links, environment) = links();
+        let leases: Vec<_> = (0..IDLE + 50)
+            .map(|n| links.lease(&container(n, 1)))
+            .collect();
+        assert_eq!(environment.tasks(), 0, "all of them are in use");
+        drop(leases);
+        assert_eq!(links.0.kept().links.len(), IDLE);
+        assert_eq!(environment.tasks(), 1);
+
+        environment.sleep(KEEP / 2).await;
+        let newest = container(IDLE + 49, 1);
+        drop(links.lease(&newest));
+        environment
+            .sleep(KEEP / 2 + Duration::from_millis(10))
+            .await;
+        let left = links.0.kept().links.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(left, [newest.id], "it was used since");
+        environment.sleep(KEEP).await;
+        assert_eq!(links.0.kept().links.len(), 0);
+        assert_eq!(environment.tasks(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_run_has_another_link_and_the_first_ends_with_its_users() {
+        let (links, environment) = links();
+        let first = links.lease(&container(1, 10));
+        let again = links.lease(&container(1, 10));
+        assert!(Arc::ptr_eq(&first.link, &again.link));
+        let restarted = links.lease(&container(1, 11));
+        assert!(!Arc::ptr_eq(&first.link, &restarted.link));
+        let old = Arc::downgrade(&first.link);
+        drop((first, again));
+        assert!(old.upgrade().is_none());
+        drop(restarted);
+        environment.sleep(KEEP + Duration::from_millis(10)).await;
+        assert_eq!(environment.tasks(), 0);
+    }
+}

@@ -99,6 +99,8 @@ struct World {
     /// Containers whose inspection never answers.
     hung: Vec<String>,
     inspections: usize,
+    /// How often a port was asked for its greeting.
+    greetings: usize,
 }
 
 /// A fake engine. A clone is the same engine.
@@ -163,6 +165,10 @@ impl FakeEngine {
     /// How many commands are running.
     pub fn execs(&self) -> usize {
         self.execs.load(Ordering::SeqCst)
+    }
+
+    pub fn greetings(&self) -> usize {
+        self.world().greetings
     }
 
     pub fn inspections(&self) -> usize {
@@ -268,6 +274,7 @@ impl RunningExec for FakeExec {
                 return systemctl(&node, &self.argv);
             }
             if asked.contains("/dev/tcp") {
+                self.engine.world().greetings += 1;
                 return format!("connected\n{}\n", node.greeting);
             }
             match node.ping {
