@@ -123,6 +123,13 @@ pub fn truncate(text: &mut String, bytes: usize) {
     text.push_str(MARK);
 }
 
+/// The system's own words, without its number: `Connection refused`.
+pub(crate) fn said(error: &std::io::Error) -> String {
+    let said = error.to_string();
+    let words = said.split(" (os error").next().unwrap_or_default();
+    words.to_owned()
+}
+
 fn is_bidi(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     LinkError, Place,
+    script::{BOUNDED, DIAL, DIAL_ALONE, OUTPUT_CAP},
     shell::{Shell, ShellCommand},
 };
 use crate::{
@@ -23,64 +24,6 @@ const GRACE: Duration = Duration::from_millis(1500);
 
 /// How long a command may have run before the engine says that it was started.
 const START: Duration = Duration::from_millis(200);
-
-/// How much a command may print, to each stream.
-pub(super) const OUTPUT_CAP: usize = 256 * 1024;
-
-/// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
-/// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
-/// more. A background command has no standard input of its own, hence descriptor 3. The whole group
-/// is hung up on, which `timeout` makes: alone, it may leave behind what it has only just started.
-const BOUNDED: &str = r#"
-limit=$1; shift
-exec 3<&0
-if command -v timeout >/dev/null 2>&1; then set -- timeout -k 1 "$limit" "$@"; fi
-"$@" </dev/null 3<&- &
-command=$!
-{ read -r _ <&3; kill -HUP "-$command" || kill -HUP "$command"; } >/dev/null 2>&1 &
-watch=$!
-exec 3<&-
-wait "$command"; code=$?
-kill "$watch" 2>/dev/null
-exit "$code"
-"#;
-
-/// Dials a port through bash, which has it built in, as a function of the shell's: of the port, the
-/// prefix, the most bytes, and what is sent first. Prints `connected`, then what the port sends, up to
-/// a line with the prefix. Exit codes: 0 found, 3 closed by the other side, 4 too long, 7 refused,
-/// 127 no bash.
-macro_rules! dial_function {
-    () => {
-        r#"
-dial() {
-  [ -n "$BASH_VERSION" ] || exit 127
-  exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7
-  echo connected
-  LC_ALL=C left=$3
-  [ -z "$4" ] || printf '%s' "$4" >&3
-  while [ "$left" -gt 0 ]; do
-    line=
-    IFS= read -r -n "$left" line <&3; more=$?
-    printf '%s\n' "$line"
-    case $line in "$2"*) exit 0 ;; esac
-    [ "$more" = 0 ] || exit 3
-    left=$((left - ${#line} - 1))
-  done
-  exit 4
-}
-"#
-    };
-}
-pub(super) use dial_function;
-
-/// The function, in the node's shell; and what stands for it where it has an exec of its own.
-const DIAL: &str = "dial";
-const DIAL_ALONE: [&str; 4] = [
-    "bash",
-    "-c",
-    concat!(dial_function!(), r#"dial "$@""#),
-    "bash",
-];
 
 /// The exit code of a command that the end of its standard input has ended, 128 + SIGHUP: while
 /// somebody waits for it, that means that the connection was lost on the way.

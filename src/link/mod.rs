@@ -26,6 +26,7 @@ mod journal;
 mod node;
 mod place;
 mod pool;
+mod script;
 mod shell;
 
 use std::{fmt, str::FromStr, time::Duration};

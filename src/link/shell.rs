@@ -17,49 +17,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Place, command::OUTPUT_CAP};
+use super::{
+    Place,
+    script::{OUTPUT_CAP, SHELL, START},
+};
 use crate::runtime::{Exec, ExecChunk, ExecOutput, ExecStreams, RuntimeError};
-
-/// Takes bash where the node has it, which can dial ports, and time a command without another
-/// program.
-const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; eval "$1""#;
-
-/// What the shell runs. Requests come on descriptor 3, which commands do not get; while one runs, the
-/// end of it means that nobody waits for it any more. A command whose time is over ends with 124, as
-/// with timeout(1).
-const SCRIPT: &str = concat!(
-    super::command::dial_function!(),
-    r#"
-run() {
-  nonce=$1 limit=$2; shift 2
-  if [ -z "$BASH_VERSION" ] && command -v timeout >/dev/null 2>&1 && [ "$1" != dial ]; then
-    set -- timeout -k 1 "$limit" "$@"
-  fi
-  "$@" </dev/null 3<&- &
-  command=$!
-  {
-    if [ -n "$BASH_VERSION" ]; then read -r -t "$limit" _; else read -r _; fi <&3
-    if [ $? -gt 128 ]; then kill -ALRM "$command"; sleep 1; kill -KILL "$command"; fi
-    kill -HUP "-$command" || kill -HUP "$command"
-  } >/dev/null 2>&1 &
-  watch=$!
-  wait "$command"; code=$?
-  { kill "$watch"; wait "$watch"; } 2>/dev/null
-  [ "$code" != 142 ] || code=124
-  printf '\n%s %s\n' "$nonce" "$code"
-  printf '\n%s %s\n' "$nonce" "$code" >&2
-}
-exec 3<&0 </dev/null
-request=
-while IFS= read -r line <&3; do
-  case $line in
-    .) eval "$request"; request= ;;
-    *) request="$request$line
-" ;;
-  esac
-done
-"#
-);
 
 /// The shell of one node; started with the first command.
 pub(super) struct Shell {
@@ -116,9 +78,7 @@ impl Shell {
 
     async fn open(&self, by: Instant) -> Result<ExecStreams, RuntimeError> {
         let exec = Exec {
-            argv: ["sh", "-c", START, "sh", SCRIPT]
-                .map(str::to_owned)
-                .to_vec(),
+            argv: ["sh", "-c", START, "sh", SHELL].map(str::to_owned).to_vec(),
             cap: OUTPUT_CAP,
         };
         let Place {
@@ -253,8 +213,8 @@ mod tests {
 
     #[test]
     fn a_real_shell_takes_any_word_and_one_command_after_the_other() {
-        talk_to(&["sh", "-c", SCRIPT]);
-        talk_to(&["sh", "-c", START, "sh", SCRIPT]);
+        talk_to(&["sh", "-c", SHELL]);
+        talk_to(&["sh", "-c", START, "sh", SHELL]);
     }
 
     fn talk_to(argv: &[&str]) {

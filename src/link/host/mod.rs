@@ -44,6 +44,7 @@ use crate::{
         dbus::{Bus, MonotonicNow},
         stream::ByteStream,
     },
+    text::said,
     unit::{SystemdLook, UnitQuestion},
 };
 use process::Process;
@@ -144,7 +145,7 @@ async fn dial(socket: &OwnedFd, id: &ContainerId) -> Result<ByteStream, LinkErro
     let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
     let stream = UnixStream::connect(path)
         .await
-        .map_err(|error| LinkError::NoBus(format!("its socket: {}", port::said(&error))))?;
+        .map_err(|error| LinkError::NoBus(format!("its socket: {}", said(&error))))?;
     let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let own = peer.is_some_and(|pid| process::is_of(pid, id));
     if !own {

@@ -23,7 +23,10 @@ use super::{
     process::Process,
     threads::Threads,
 };
-use crate::question::{Answer, GreetingEnd, Question};
+use crate::{
+    question::{Answer, GreetingEnd, Question},
+    text::said,
+};
 
 /// How long a port may take to accept: on a loopback address it does so at once, or packets are
 /// thrown away.
@@ -125,11 +128,4 @@ async fn listen(
             return GreetingEnd::TooLong;
         }
     }
-}
-
-/// The system's own words, without its number.
-pub(super) fn said(error: &io::Error) -> String {
-    let said = error.to_string();
-    let words = said.split(" (os error").next().unwrap_or_default();
-    words.to_owned()
 }

@@ -9,8 +9,8 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{super::LinkError, port::said};
-use crate::runtime::ContainerId;
+use super::super::LinkError;
+use crate::{runtime::ContainerId, text::said};
 
 /// How much of /proc/PID/cgroup is read: a line of at most a path's length for each hierarchy.
 const CGROUP_CAP: u64 = 64 * 1024;

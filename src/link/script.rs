@@ -1,0 +1,98 @@
+//! What a node's shells run: sh as POSIX has it, and bash where a port has to be dialled.
+
+/// How much a command may print, to each stream.
+pub(super) const OUTPUT_CAP: usize = 256 * 1024;
+
+/// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
+/// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
+/// more. A background command has no standard input of its own, hence descriptor 3. The whole group
+/// is hung up on, which `timeout` makes: alone, it may leave behind what it has only just started.
+pub(super) const BOUNDED: &str = r#"
+limit=$1; shift
+exec 3<&0
+if command -v timeout >/dev/null 2>&1; then set -- timeout -k 1 "$limit" "$@"; fi
+"$@" </dev/null 3<&- &
+command=$!
+{ read -r _ <&3; kill -HUP "-$command" || kill -HUP "$command"; } >/dev/null 2>&1 &
+watch=$!
+exec 3<&-
+wait "$command"; code=$?
+kill "$watch" 2>/dev/null
+exit "$code"
+"#;
+
+/// Dials a port through bash, which has it built in, as a function of the shell's: of the port, the
+/// prefix, the most bytes, and what is sent first. Prints `connected`, then what the port sends, up to
+/// a line with the prefix. Exit codes: 0 found, 3 closed by the other side, 4 too long, 7 refused,
+/// 127 no bash.
+macro_rules! dial_function {
+    () => {
+        r#"
+dial() {
+  [ -n "$BASH_VERSION" ] || exit 127
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7
+  echo connected
+  LC_ALL=C left=$3
+  [ -z "$4" ] || printf '%s' "$4" >&3
+  while [ "$left" -gt 0 ]; do
+    line=
+    IFS= read -r -n "$left" line <&3; more=$?
+    printf '%s\n' "$line"
+    case $line in "$2"*) exit 0 ;; esac
+    [ "$more" = 0 ] || exit 3
+    left=$((left - ${#line} - 1))
+  done
+  exit 4
+}
+"#
+    };
+}
+/// The function, in the node's shell; and what stands for it where it has an exec of its own.
+pub(super) const DIAL: &str = "dial";
+pub(super) const DIAL_ALONE: [&str; 4] = [
+    "bash",
+    "-c",
+    concat!(dial_function!(), r#"dial "$@""#),
+    "bash",
+];
+
+/// Takes bash where the node has it, which can dial ports, and time a command without another
+/// program.
+pub(super) const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; eval "$1""#;
+
+/// What the shell runs. Requests come on descriptor 3, which commands do not get; while one runs, the
+/// end of it means that nobody waits for it any more. A command whose time is over ends with 124, as
+/// with timeout(1).
+pub(super) const SHELL: &str = concat!(
+    dial_function!(),
+    r#"
+run() {
+  nonce=$1 limit=$2; shift 2
+  if [ -z "$BASH_VERSION" ] && command -v timeout >/dev/null 2>&1 && [ "$1" != dial ]; then
+    set -- timeout -k 1 "$limit" "$@"
+  fi
+  "$@" </dev/null 3<&- &
+  command=$!
+  {
+    if [ -n "$BASH_VERSION" ]; then read -r -t "$limit" _; else read -r _; fi <&3
+    if [ $? -gt 128 ]; then kill -ALRM "$command"; sleep 1; kill -KILL "$command"; fi
+    kill -HUP "-$command" || kill -HUP "$command"
+  } >/dev/null 2>&1 &
+  watch=$!
+  wait "$command"; code=$?
+  { kill "$watch"; wait "$watch"; } 2>/dev/null
+  [ "$code" != 142 ] || code=124
+  printf '\n%s %s\n' "$nonce" "$code"
+  printf '\n%s %s\n' "$nonce" "$code" >&2
+}
+exec 3<&0 </dev/null
+request=
+while IFS= read -r line <&3; do
+  case $line in
+    .) eval "$request"; request= ;;
+    *) request="$request$line
+" ;;
+  esac
+done
+"#
+);
