@@ -28,13 +28,19 @@ use crate::{
     unit::{SystemdLook, Unit, UnitQuestion},
 };
 
-/// Starts the bridge. A node that has none says so in words that no engine has.
+/// Starts the bridge. A node that has none says so in words that no engine has. It ends with its
+/// standard input; where that never comes to an end (a network that was cut), after an hour.
 const START: &str = "\
 command -v systemd-stdio-bridge >/dev/null 2>&1 || { echo 'no such bridge' >&2; exit 127; }
+command -v timeout >/dev/null 2>&1 && exec timeout -k 1 3600 systemd-stdio-bridge
 exec systemd-stdio-bridge";
 
-/// How much of what the bridge says beside D-Bus is kept for an error's sake.
+/// How much of what the bridge says beside D-Bus is kept for an error's sake, and how much is read.
 const COMPLAINT_CAP: usize = 1024;
+const COMPLAINT_READ: usize = 64 * 1024;
+
+/// From which age on a unit's is kept: younger ones are worth telling anew.
+const AGED: Duration = Duration::from_secs(1);
 
 /// The way into one container through its bridge and its shell.
 pub(crate) struct BridgeLink {
@@ -70,27 +76,31 @@ impl BridgeLink {
         };
         let mut first = look().await?;
         // Of a unit whose proof is not wanted, the type is not known either.
-        let ageless = |unit: &Unit| {
+        let ageless = |(name, unit): &(&String, &Unit)| {
             let unproven = unit.is_active() && !unit.kind.is_empty() && !unit.tells();
-            unproven && self.age(unit).is_none()
+            unproven && self.age(name, unit).is_none()
         };
-        if first.units.values().any(ageless)
+        let mut fresh = HashMap::new();
+        if first.units.iter().any(|unit| ageless(&unit))
             && let Some((uptime, starts)) = self.clock(&first, by).await
         {
             // What was read before this look can only make a unit younger than it is.
             let second = look().await?;
-            for unit in second.units.values().filter(|unit| ageless(unit)) {
+            for (name, unit) in second.units.iter().filter(ageless) {
                 let start = starts.get(&unit.main_pid);
                 let age = start.and_then(|start| systemctl::age(uptime, unit.since, *start));
                 if let Some(age) = age {
+                    fresh.insert(name.clone(), age);
+                }
+                if let Some(age) = age.filter(|age| *age >= AGED) {
                     let unit = unit.clone();
-                    self.ages().insert(unit.id.clone(), Aged { unit, age });
+                    self.ages().insert(name.clone(), Aged { unit, age });
                 }
             }
             first = second;
         }
-        for unit in first.units.values_mut() {
-            unit.age = self.age(unit);
+        for (name, unit) in &mut first.units {
+            unit.age = self.age(name, unit).or_else(|| fresh.remove(name));
         }
         self.journals
             .read(&self.commands, question, &mut first, by)
@@ -99,9 +109,9 @@ impl BridgeLink {
     }
 
     /// For how long the unit has been active, if it was seen so before.
-    fn age(&self, unit: &Unit) -> Option<Duration> {
+    fn age(&self, name: &str, unit: &Unit) -> Option<Duration> {
         let known = self.ages();
-        let Aged { unit: seen, age } = known.get(&unit.id)?;
+        let Aged { unit: seen, age } = known.get(name)?;
         seen.is_same_start(unit).then_some(*age)
     }
 
@@ -120,7 +130,13 @@ impl BridgeLink {
     }
 
     async fn connect(&self, by: Instant) -> Result<Bus, LinkError> {
-        let _pass = self.place.pass("systemd", by).await?;
+        // The queue is our own: who waits in it for too long is busy, not slow.
+        let queue = by.min(self.place.environment.now() + BUS_LIMIT);
+        let mut pass = self.place.pass("systemd", queue).await?;
+        self.place.gate.drive(&mut pass, self.open(by)).await
+    }
+
+    async fn open(&self, by: Instant) -> Result<Bus, LinkError> {
         self.place.settled(by).await?;
         let Place {
             runtime, container, ..
@@ -173,14 +189,17 @@ fn complaint(error: LinkError, said: &str) -> LinkError {
 
 /// What a command prints as a stream of bytes; what it complains of is kept apart.
 fn stream(streams: ExecStreams, complaint: Arc<Mutex<Vec<u8>>>) -> ByteStream {
+    let mut complained = 0;
     let bytes = streams.output.filter_map(move |chunk| {
         let bytes = match chunk {
             Ok(ExecChunk::Stdout(bytes)) => Some(Ok(Cursor::new(bytes))),
             Ok(ExecChunk::Stderr(bytes)) => {
+                complained += bytes.len();
                 let mut kept = complaint.lock().unwrap_or_else(PoisonError::into_inner);
                 let room = COMPLAINT_CAP.saturating_sub(kept.len());
                 kept.extend(bytes.into_iter().take(room));
-                None
+                let endless = || io::Error::other("it never stops complaining");
+                (complained > COMPLAINT_READ).then(|| Err(endless()))
             }
             Err(error) => Some(Err(io::Error::other(error.to_string()))),
         };

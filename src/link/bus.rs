@@ -1,8 +1,11 @@
 //! The connection to a node's system bus, made with the first look and kept.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{LinkError, Place};
 use crate::{
@@ -15,7 +18,11 @@ pub(super) const BUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// A place for a connection.
 #[derive(Debug, Default)]
-pub(super) struct BusSlot(Mutex<Option<Arc<Bus>>>);
+pub(super) struct BusSlot {
+    kept: Mutex<Option<Arc<Bus>>>,
+    /// Held by who makes one: whoever comes second finds it there.
+    connecting: tokio::sync::Mutex<()>,
+}
 
 impl BusSlot {
     /// Looks, over the connection that there is, else over a new one. A look that fails takes its
@@ -31,29 +38,53 @@ impl BusSlot {
     where
         C: Future<Output = Result<Bus, LinkError>>,
     {
-        let connected = async {
-            // Whoever comes second finds the connection that the first has made.
-            let mut slot = self.0.lock().await;
-            if let Some(bus) = slot.as_ref().filter(|bus| !bus.is_closed()) {
-                return Ok(Arc::clone(bus));
-            }
-            let bus = Arc::new(connect().await?);
-            *slot = Some(Arc::clone(&bus));
-            Ok(bus)
-        };
-        let bus = place
-            .within("systemd", 2 * BUS_LIMIT, by, connected)
-            .await?;
+        let bus = self.connected(place, by, connect).await?;
         let look = async { Ok(bus.look(question, now).await?) };
         let looked = place.within("systemd", BUS_LIMIT, by, look).await;
         if looked.is_ok() {
             place.is_up();
         } else {
-            let mut slot = self.0.lock().await;
-            if slot.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &bus)) {
-                *slot = None;
+            let mut kept = self.lock();
+            if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &bus)) {
+                *kept = None;
             }
         }
         looked
+    }
+
+    async fn connected<C>(
+        &self,
+        place: &Place,
+        by: Instant,
+        connect: impl FnOnce() -> C,
+    ) -> Result<Arc<Bus>, LinkError>
+    where
+        C: Future<Output = Result<Bus, LinkError>>,
+    {
+        if let Some(bus) = self.kept() {
+            return Ok(bus);
+        }
+        let _turn = tokio::select! {
+            biased;
+            turn = self.connecting.lock() => turn,
+            () = place.environment.sleep_until(by) => return Err(LinkError::Busy {
+                what: "systemd".to_owned(),
+                why: "the way to it is still being made",
+            }),
+        };
+        if let Some(bus) = self.kept() {
+            return Ok(bus);
+        }
+        let bus = Arc::new(connect().await?);
+        *self.lock() = Some(Arc::clone(&bus));
+        Ok(bus)
+    }
+
+    fn kept(&self) -> Option<Arc<Bus>> {
+        self.lock().clone().filter(|bus| !bus.is_closed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Bus>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

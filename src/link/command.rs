@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     LinkError, Place,
-    script::{BOUNDED, DIAL, DIAL_ALONE, OUTPUT_CAP},
+    script::{BOUNDED, DIAL, DIAL_ALONE, OUTPUT_CAP, TIMED_OUT},
     shell::{Shell, ShellCommand},
 };
 use crate::{
@@ -31,9 +31,6 @@ const LOST: i64 = 129;
 
 /// 128 + SIGTERM, as a node that shuts down ends what runs in it.
 const TERMINATED: i64 = 143;
-
-/// `timeout`'s exit code for a command that it ended; 128 + 9 where that took a SIGKILL.
-const TIMED_OUT: [i64; 2] = [124, 137];
 
 /// A command under way.
 enum Running<'a> {
@@ -102,7 +99,24 @@ impl Commands {
 
     /// Runs a command for at most `limit`, less where `by` comes earlier; one that takes longer ends
     /// with one of [`TIMED_OUT`].
+    ///
+    /// A shell that was kept may turn out to have ended: the second is a new one.
     async fn run(
+        &self,
+        what: &str,
+        argv: &[&str],
+        limit: Duration,
+        by: Instant,
+    ) -> Result<ExecOutput, LinkError> {
+        match self.run_once(what, argv, limit, by).await {
+            Err(LinkError::Runtime(RuntimeError::Lost { .. })) if self.shell.is_some() => {
+                self.run_once(what, argv, limit, by).await
+            }
+            other => other,
+        }
+    }
+
+    async fn run_once(
         &self,
         what: &str,
         argv: &[&str],
@@ -115,8 +129,8 @@ impl Commands {
         let left = by.saturating_duration_since(self.place.environment.now());
         let given = limit.min(left);
         let seconds = format!("{:.3}", given.as_secs_f64().max(0.001));
-        self.place.settled(by).await?;
         let work = async {
+            self.place.settled(by).await?;
             let running = self.start(&seconds, argv, by).await?;
             let started = self.place.environment.now();
             let end = (started + given + GRACE).min(by);
@@ -152,9 +166,6 @@ impl Commands {
         };
         match self.place.gate.drive(&mut pass, work).await {
             Err(LinkError::Runtime(RuntimeError::NotRunning { .. })) => Err(LinkError::NotRunning),
-            Err(LinkError::Runtime(lost @ RuntimeError::Lost { .. })) if self.shell.is_some() => {
-                Err(LinkError::Broken(lost.to_string()))
-            }
             Err(LinkError::Runtime(RuntimeError::CannotRun { message, .. })) => Err(
                 LinkError::Node(format!("the node cannot run {what}: {message}")),
             ),

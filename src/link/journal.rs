@@ -42,8 +42,8 @@ impl Journals {
         if !question.journal {
             return;
         }
-        for unit in look.units.values_mut().filter(|unit| unit.is_failed()) {
-            let (known, times) = self.known(&unit.id, &unit.invocation, unit.changed);
+        for (name, unit) in look.units.iter_mut().filter(|(_, unit)| unit.is_failed()) {
+            let (known, times) = self.known(name, &unit.invocation, unit.changed);
             if times >= READINGS {
                 unit.journal = known;
                 continue;
@@ -54,17 +54,21 @@ impl Journals {
             };
             let argv = ["sh", "-c", systemctl::JOURNAL, "sh", &unit.id, &pid];
             let read = commands.command("journalctl", &argv, by).await;
-            unit.journal = match read {
-                Ok(output) => Detail::new(lossy(&output.stdout)),
-                Err(error) => Detail::new(format!("(the journal could not be read: {error})")),
-            };
+            match read {
+                Ok(output) => unit.journal = Detail::new(lossy(&output.stdout)),
+                Err(error) => {
+                    let why = format!("(the journal could not be read: {error})");
+                    unit.journal = Detail::new(why);
+                    continue;
+                }
+            }
             let read = Read {
                 invocation: unit.invocation.clone(),
                 changed: unit.changed,
                 times: times + 1,
                 tail: unit.journal.clone(),
             };
-            self.lock().insert(unit.id.clone(), read);
+            self.lock().insert(name.clone(), read);
         }
     }
 

@@ -11,6 +11,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -22,6 +23,9 @@ use crate::{
     question::{Answer, Question},
     unit::{SystemdLook, UnitQuestion},
 };
+
+/// When a way that broke twice is tried again, though the next best works.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// The way into one run of one container.
 pub(crate) struct NodeLink {
@@ -38,6 +42,8 @@ pub(crate) struct NodeLink {
 struct Current {
     way: usize,
     link: Option<Arc<dyn Link>>,
+    /// When the best way is tried again, if it was left because it broke.
+    again: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,13 +122,15 @@ impl NodeLink {
             let mut told = ask(Arc::clone(&link)).await;
             match &mut told.said {
                 Err(LinkError::Broken(_)) if !remade => {
-                    self.replace(&link, way);
+                    self.replace(&link, way, None);
                     remade = true;
                 }
-                Err(LinkError::Broken(_) | LinkError::Unusable(_))
+                Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_)))
                     if way + 1 < self.ways().len() =>
                 {
-                    self.replace(&link, way + 1);
+                    let broke = matches!(error, LinkError::Broken(_));
+                    let again = broke.then(|| self.place.environment.now() + AGAIN);
+                    self.replace(&link, way + 1, again);
                     remade = false;
                 }
                 Err(LinkError::NoBus(_)) if self.choice == LinkChoice::Auto => {
@@ -133,7 +141,7 @@ impl NodeLink {
                 }
                 Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_))) => {
                     // The next look begins with the best way again.
-                    self.replace(&link, 0);
+                    self.replace(&link, 0, None);
                     if let (LinkError::Unusable(why), true) =
                         (error, self.choice != LinkChoice::Auto)
                     {
@@ -167,6 +175,12 @@ impl NodeLink {
     /// The link, and which of the ways it goes.
     fn current(&self) -> (usize, Arc<dyn Link>) {
         let mut current = self.lock();
+        if current
+            .again
+            .is_some_and(|again| self.place.environment.now() >= again)
+        {
+            *current = Current::default();
+        }
         let way = current.way;
         let link = current
             .link
@@ -185,14 +199,18 @@ impl NodeLink {
     }
 
     /// Puts a new link in the place of this one, unless somebody else has.
-    fn replace(&self, link: &Arc<dyn Link>, way: usize) {
+    fn replace(&self, link: &Arc<dyn Link>, way: usize, again: Option<Instant>) {
         let mut current = self.lock();
         if current
             .link
             .as_ref()
             .is_some_and(|now| Arc::ptr_eq(now, link))
         {
-            *current = Current { way, link: None };
+            *current = Current {
+                way,
+                link: None,
+                again: again.or(current.again),
+            };
         }
     }
 

@@ -103,3 +103,58 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+pub(in crate::link) mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::runtime::{ContainerId, Exec, Network, RunningExec, State};
+
+    /// An engine that nobody asks anything.
+    pub(in crate::link) struct Silent;
+
+    #[async_trait]
+    impl Runtime for Silent {
+        async fn inspect(&self, _: &str, _: Instant) -> Result<Option<Container>, RuntimeError> {
+            unreachable!()
+        }
+
+        async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, RuntimeError> {
+            unreachable!()
+        }
+
+        async fn exec(
+            &self,
+            _: &ContainerId,
+            _: Exec,
+            _: Instant,
+        ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+            unreachable!()
+        }
+    }
+
+    pub(in crate::link) fn container(n: usize, pid: u32) -> Container {
+        Container {
+            id: ContainerId(format!("{n:064}")),
+            name: n.to_string(),
+            labels: [].into(),
+            state: State::Running,
+            restarts: false,
+            started_at: None,
+            pid: Some(pid),
+            network: Network::Own,
+        }
+    }
+
+    pub(in crate::link) fn place(n: usize) -> Place {
+        let environment = Environment::tokio();
+        Place {
+            runtime: Arc::new(Silent),
+            gate: Arc::new(ExecGate::new(environment.clone())),
+            environment,
+            container: container(n, 1),
+            up: Arc::default(),
+        }
+    }
+}

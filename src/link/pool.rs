@@ -192,33 +192,8 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-
     use super::*;
-    use crate::runtime::{Exec, Network, RunningExec, RuntimeError, State};
-
-    /// An engine that nobody asks anything.
-    struct Silent;
-
-    #[async_trait]
-    impl Runtime for Silent {
-        async fn inspect(&self, _: &str, _: Instant) -> Result<Option<Container>, RuntimeError> {
-            unreachable!()
-        }
-
-        async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, RuntimeError> {
-            unreachable!()
-        }
-
-        async fn exec(
-            &self,
-            _: &ContainerId,
-            _: Exec,
-            _: Instant,
-        ) -> Result<Box<dyn RunningExec>, RuntimeError> {
-            unreachable!()
-        }
-    }
+    use crate::link::place::tests::{Silent, container};
 
     const KEEP: Duration = Duration::from_secs(10);
 
@@ -231,19 +206,6 @@ mod tests {
             KEEP,
         );
         (links, environment)
-    }
-
-    fn container(n: usize, pid: u32) -> Container {
-        Container {
-            id: ContainerId(format!("{n:064}")),
-            name: n.to_string(),
-            labels: [].into(),
-            state: State::Running,
-            restarts: false,
-            started_at: None,
-            pid: Some(pid),
-            network: Network::Own,
-        }
     }
 
     #[tokio::test(start_paused = true)]

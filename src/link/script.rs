@@ -3,6 +3,9 @@
 /// How much a command may print, to each stream.
 pub(super) const OUTPUT_CAP: usize = 256 * 1024;
 
+/// `timeout`'s exit code for a command that it ended; 128 + 9 where that took a SIGKILL.
+pub(super) const TIMED_OUT: [i64; 2] = [124, 137];
+
 /// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
 /// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
 /// more. A background command has no standard input of its own, hence descriptor 3. The whole group
@@ -47,6 +50,7 @@ dial() {
 "#
     };
 }
+
 /// The function, in the node's shell; and what stands for it where it has an exec of its own.
 pub(super) const DIAL: &str = "dial";
 pub(super) const DIAL_ALONE: [&str; 4] = [
@@ -60,7 +64,7 @@ pub(super) const DIAL_ALONE: [&str; 4] = [
 /// program.
 pub(super) const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; eval "$1""#;
 
-/// What the shell runs. Requests come on descriptor 3, which commands do not get; while one runs, the
+/// What the shell runs, for an hour at most after the last request, where bash can tell. Requests come on descriptor 3, which commands do not get; while one runs, the
 /// end of it means that nobody waits for it any more. A command whose time is over ends with 124, as
 /// with timeout(1).
 pub(super) const SHELL: &str = concat!(
@@ -85,9 +89,12 @@ run() {
   printf '\n%s %s\n' "$nonce" "$code"
   printf '\n%s %s\n' "$nonce" "$code" >&2
 }
+next() {
+  if [ -n "$BASH_VERSION" ]; then IFS= read -r -t 3600 line; else IFS= read -r line; fi <&3
+}
 exec 3<&0 </dev/null
 request=
-while IFS= read -r line <&3; do
+while next; do
   case $line in
     .) eval "$request"; request= ;;
     *) request="$request$line

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Place,
-    script::{OUTPUT_CAP, SHELL, START},
+    script::{OUTPUT_CAP, SHELL, START, TIMED_OUT},
 };
 use crate::runtime::{Exec, ExecChunk, ExecOutput, ExecStreams, RuntimeError};
 
@@ -118,8 +118,11 @@ impl ShellCommand<'_> {
             }
         };
         output.code = code;
-        // Only now can the shell take another.
-        *self.slot = Some(self.streams);
+        // Only now can the shell take another. What a command that was ended has left behind could
+        // still print into the next one's answer.
+        if !TIMED_OUT.contains(&code) {
+            *self.slot = Some(self.streams);
+        }
         Ok(output)
     }
 }

@@ -37,9 +37,10 @@ pub(super) const ASK: Ask = Ask {
 const PORT: u16 = 6817;
 
 /// slurmctld of Slurm 25.11 and later says on its own port whether it serves RPCs: it answers 204 if
-/// it does, and keeps who asks waiting, or answers with an error, while it does not. Where something
-/// else comes, or nothing listens (an older one, TLS, another port in slurm.conf, or one that has
-/// only just started), `scontrol ping` has to answer.
+/// it does, and keeps who asks waiting, or answers 500, while it does not. A backup that stands by
+/// answers 500, too, though it serves what a backup has to. There, where something else comes, and
+/// where nothing listens (an older one, TLS, another port in slurm.conf, or one that has only just
+/// started), `scontrol ping` has to answer.
 fn judge_readyz(answer: &Answer) -> Understood {
     let sent = match answer {
         Answer::Greeting(sent, GreetingEnd::Found) => sent,
@@ -48,12 +49,13 @@ fn judge_readyz(answer: &Answer) -> Understood {
     };
     let sent = String::from_utf8_lossy(sent);
     let status = sent.lines().last().unwrap_or_default();
-    let status = status.split_ascii_whitespace().nth(1).map(str::parse);
+    let status = status
+        .split_ascii_whitespace()
+        .nth(1)
+        .map(str::parse::<u16>);
     match status {
-        Some(Ok(200 | 204)) => Understood::Yes(Finding::passed()),
-        Some(Ok(status @ 500..=599)) => Understood::Yes(Finding::failed(format!(
-            "slurmctld answers /readyz with {status}: it does not serve RPCs yet"
-        ))),
+        Some(Ok(204)) => Understood::Yes(Finding::passed()),
+        Some(Ok(500..=599)) => Understood::Perhaps,
         _ => Understood::No,
     }
 }
@@ -177,11 +179,9 @@ mod tests {
         let found = |sent: &str| judged(sent, GreetingEnd::Found);
         let served = Understood::Yes(Finding::passed());
         assert_eq!(found("HTTP/1.1 204 No Content\r"), served);
-        let failed = found("HTTP/1.1 503 Service Unavailable\r");
-        assert!(matches!(
-            failed,
-            Understood::Yes(Finding::Clear(Outcome::Failed(_)))
-        ));
+        // It starts, or stands by.
+        let error = found("HTTP/1.1 500 Internal Server Error\r");
+        assert_eq!(error, Understood::Perhaps);
         // No such path, no HTTP, nothing at all: another question has to be asked.
         for sent in [
             "HTTP/1.1 404 Not Found",

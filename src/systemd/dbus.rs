@@ -15,7 +15,7 @@ use zbus::{Connection, DynamicType, OwnedObjectPath, OwnedVariant, Type, conn::B
 
 use super::stream::ByteStream;
 use crate::{
-    text::clean,
+    text::{clean, truncate},
     unit::{SystemdLook, Unit, UnitQuestion},
 };
 
@@ -114,7 +114,7 @@ impl Bus {
 
     async fn system_state(&self) -> Result<String, DbusError> {
         let state = self.property(ROOT, MANAGER, "SystemState").await?;
-        Ok(clean(&text(&state), false))
+        Ok(word(&text(&state)))
     }
 
     async fn list(&self, units: &[&str]) -> Result<Vec<Row>, DbusError> {
@@ -129,7 +129,7 @@ impl Bus {
         let rows: Vec<Row> = self
             .call(ROOT, MANAGER, "ListUnitsFiltered", &(&["failed"][..],))
             .await?;
-        let names = rows.iter().map(|row| clean(&row.0, false));
+        let names = rows.iter().map(|row| word(&row.0));
         Ok(names.take(FAILED_UNITS).collect())
     }
 
@@ -141,7 +141,6 @@ impl Bus {
         now: Option<MonotonicNow>,
     ) -> Result<Unit, DbusError> {
         let (name, _, load, active, sub, _, path, job, _, _) = row;
-        let word = |text: &str| clean(text, false);
         let unit = Unit {
             id: word(&name),
             load: word(&load),
@@ -168,9 +167,9 @@ impl Bus {
         let all = self.call::<HashMap<String, OwnedVariant>>(path, PROPERTIES, "GetAll", &(UNIT,));
         let (all, service) = try_join(all, self.service(&unit.id, path)).await?;
         let of = |name: &str| all.get(name);
-        let word = |name: &str| of(name).map(text).map(|word| clean(&word, false));
+        let said = |name: &str| of(name).map(text).map(|text| word(&text));
         let stamp = |name: &str| of(name).and_then(number);
-        let (Some(active), Some(sub)) = (word("ActiveState"), word("SubState")) else {
+        let (Some(active), Some(sub)) = (said("ActiveState"), said("SubState")) else {
             return Err(DbusError::Garbled("a unit without ActiveState".to_owned()));
         };
         let (Some(changed), Some(entered)) = (
@@ -212,8 +211,8 @@ impl Bus {
             property("ExecMainStartTimestampMonotonic"),
         )?;
         Ok(Service {
-            kind: clean(&text(&kind), false),
-            result: clean(&text(&result), false),
+            kind: word(&text(&kind)),
+            result: word(&text(&result)),
             main_pid: pid(&main),
             exec_pid: pid(&exec),
             started: number(&started).unwrap_or(0),
@@ -253,6 +252,13 @@ struct Service {
     exec_pid: u32,
     /// When its main process started, in microseconds.
     started: u64,
+}
+
+/// A word of the node's, clean, and no longer than a unit's name may be (systemd.unit(5)).
+fn word(said: &str) -> String {
+    let mut word = clean(said, false);
+    truncate(&mut word, 255);
+    word
 }
 
 fn text(value: &OwnedVariant) -> String {

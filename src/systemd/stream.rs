@@ -24,8 +24,9 @@ use zbus::{
     },
 };
 
-/// The longest message that is read.
-pub(crate) const MESSAGE_CAP: usize = 1024 * 1024;
+/// The longest message that is read. What is made of it may take sixty times as much memory: a
+/// variant of a byte array has one for each byte.
+pub(crate) const MESSAGE_CAP: usize = 128 * 1024;
 
 /// How much is read between two messages of ours: a peer that talks and talks is not listened to.
 const UNASKED_CAP: usize = 8 * MESSAGE_CAP;

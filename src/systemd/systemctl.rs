@@ -22,10 +22,13 @@ const FAILED_UNITS: usize = 5;
 macro_rules! journal_function {
     () => {
         r#"
+limited() {
+  if command -v timeout >/dev/null 2>&1; then timeout "$@"; else shift; "$@"; fi
+}
 tail_of() {
   set -- "_SYSTEMD_UNIT=$1" + "UNIT=$1" _PID=1 ${2:+ + "_PID=$2"}
-  timeout 2 journalctl --sync 2>/dev/null
-  timeout 5 journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192
+  limited 2 journalctl --sync 2>/dev/null
+  limited 5 journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192
 }
 "#
     };

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     environment::Environment,
-    link::{Handy, Lease, LinkError, Links, Told},
+    link::{HOST, Handy, Lease, LinkError, Links, Told},
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{
         Ask, CouldNotLook, Finding, Means, Outcome, Probe, Proof, Understood, container, find_unit,
@@ -235,15 +235,23 @@ impl Look<'_> {
         match (error, trouble) {
             (LinkError::NotRunning, _) => {
                 let ended = self.ended(start, by).await?;
-                let killed = "the command that looked at the node was killed there";
+                let killed = "the way into the node ended in the node";
                 Ok(ended.unwrap_or_else(|| self.found(Finding::failed(killed), via, start)))
             }
             // What broke may have done so because the container ended.
-            (error @ LinkError::Broken(_), _) => match self.ended(start, by).await? {
-                Some(ended) => Ok(ended),
-                None => Err(CouldNotLook::new(error.to_string())),
-            },
+            (error @ (LinkError::Broken(_) | LinkError::Runtime(RuntimeError::Lost { .. })), _) => {
+                match self.ended(start, by).await? {
+                    Some(ended) => Ok(ended),
+                    None => Err(CouldNotLook::new(error.to_string())),
+                }
+            }
             (LinkError::Slow { .. }, Some(trouble)) => Err(trouble),
+            // Nor is what went through an engine that has just stopped answering.
+            (error @ LinkError::Slow { .. }, None) if via != HOST => {
+                let soon = self.now() + CALL_LIMIT;
+                self.sight.container(self.identity, self.node, soon).await?;
+                Ok(self.found(Finding::failed(error.to_string()), via, start))
+            }
             (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
                 Ok(self.found(Finding::failed(error.to_string()), via, start))
             }

@@ -4,7 +4,7 @@
 //! ```text
 //! pid (inspect) ─▶ /proc/PID, held open: all below is this process's, or nothing
 //!                    ├─ cgroup   names the container's id, else it is not the container's
-//!                    ├─ root     the system bus socket below it, resolved inside it only
+//!                    ├─ root     the system bus's socket below it, resolved inside it only
 //!                    └─ ns/net   ports are dialled from a thread in it
 //! ```
 //!
@@ -16,11 +16,7 @@ mod port;
 mod process;
 mod threads;
 
-use std::{
-    os::fd::{AsRawFd as _, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use rustix::time::{ClockId, clock_gettime};
@@ -39,7 +35,6 @@ use super::{
 };
 use crate::{
     question::{Answer, Question},
-    runtime::ContainerId,
     systemd::{
         dbus::{Bus, MonotonicNow},
         stream::ByteStream,
@@ -114,51 +109,62 @@ impl HostLink {
     }
 
     async fn connect(&self, process: &Arc<Process>, by: Instant) -> Result<Bus, LinkError> {
-        let root = Arc::clone(process);
-        let id = &self.place.container.id;
-        let resolve = self.threads.run(id, move || root.below(BUS_SOCKET));
-        let what = "resolving the path of the node's D-Bus socket";
-        let socket = self
+        let (held, id) = (Arc::clone(process), self.place.container.id.clone());
+        let connect = move || held.connect(BUS_SOCKET, &id);
+        let due = by.min(self.place.environment.now() + RESOLVE_LIMIT);
+        let connected = self.threads.among_paths(&self.place, due, connect);
+        let what = "the path of the node's D-Bus socket";
+        let stream = self
             .place
-            .within(what, RESOLVE_LIMIT, by, async { resolve.await? });
-        let socket = socket.await.map_err(|error| match error {
+            .within(what, RESOLVE_LIMIT, by, async { connected.await? });
+        let stream = stream.await.map_err(|error| match error {
             // A dead mount: what is in the node may still see it otherwise.
             error @ LinkError::Slow { .. } => LinkError::Unusable(error.to_string()),
             other => other,
         })?;
-        let stream = dial(&socket, id).await?;
         // What was opened is still this container's only if its process lives.
         if process.has_ended() {
             return Err(LinkError::NotRunning);
         }
+        let stream = UnixStream::from_std(stream)
+            .map_err(|error| LinkError::Broken(format!("the node's D-Bus: {}", said(&error))))?;
+        let (read, write) = stream.into_split();
+        let stream = ByteStream {
+            read: Box::pin(read),
+            write: Box::pin(write),
+            auth: AuthMechanism::External,
+        };
         let connect = async { Ok(Bus::connect(stream).await?) };
         self.place
             .within("the node's D-Bus", BUS_LIMIT, by, connect)
             .await
     }
-}
 
-/// Connects to a socket that is held open, if its peer is the container's.
-async fn dial(socket: &OwnedFd, id: &ContainerId) -> Result<ByteStream, LinkError> {
-    // The link in /proc leads to the socket itself, whatever its path leads to by now. The
-    // connection never blocks: where nobody accepts, it is refused.
-    let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
-    let stream = UnixStream::connect(path)
-        .await
-        .map_err(|error| LinkError::NoBus(format!("its socket: {}", said(&error))))?;
-    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    let own = peer.is_some_and(|pid| process::is_of(pid, id));
-    if !own {
-        return Err(LinkError::NoBus(
-            "its socket leads out of the container".to_owned(),
-        ));
+    /// Asks a port, when nobody else does.
+    async fn dial(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
+        let process = self.process().await?;
+        let busy = |why| LinkError::Busy {
+            what: question.to_string(),
+            why,
+        };
+        let start = self.place.environment.now();
+        let _turn = tokio::select! {
+            biased;
+            turn = self.dialling.lock() => turn,
+            () = self.place.environment.sleep_until(by) => {
+                return Err(busy("others who asked the node have not had their answers yet"));
+            }
+        };
+        let now = self.place.environment.now();
+        let answered = port::ask(&self.place, &self.threads, process, question, by).await;
+        // Where others took most of the time, it is not for the node to have been quick.
+        match answered {
+            Err(LinkError::Slow { limit: None, .. }) if now - start > by - now => {
+                Err(busy("getting to ask took most of the time"))
+            }
+            other => other,
+        }
     }
-    let (read, write) = stream.into_split();
-    Ok(ByteStream {
-        read: Box::pin(read),
-        write: Box::pin(write),
-        auth: AuthMechanism::External,
-    })
 }
 
 fn monotonic() -> MonotonicNow {
@@ -179,11 +185,6 @@ impl Link for HostLink {
             // It runs in the node's shell, which is the bridge's way.
             return Told::by(BRIDGE, self.commands.ask(question, by).await);
         }
-        let dialled = async {
-            let process = self.process().await?;
-            let _turn = self.dialling.lock().await;
-            port::ask(&self.place, &self.threads, process, question, by).await
-        };
-        Told::by(HOST, dialled.await)
+        Told::by(HOST, self.dial(question, by).await)
     }
 }

@@ -1,7 +1,6 @@
 //! Ports, dialled from within the node's network.
 
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::AsFd as _,
     sync::Arc,
@@ -9,6 +8,7 @@ use std::{
 };
 
 use rustix::{
+    io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     super::{LinkError, Place},
-    process::Process,
+    process::{self, Process},
     threads::Threads,
 };
 use crate::{
@@ -48,24 +48,27 @@ pub(super) async fn ask(
             "the node uses this machine's network: what answers at port {port} may be another's"
         )));
     }
-    let socket = threads.run(&place.container.id, {
-        let process = Arc::clone(process);
-        move || socket_in(&process)
-    });
+    let held = Arc::clone(process);
+    let socket = threads.in_network(place, by, move || socket_in(&held));
     let socket = socket.await?.map_err(|error| {
-        LinkError::Unusable(format!("not from outside: entering its network: {error}"))
+        process::exhausted(error).unwrap_or_else(|| {
+            LinkError::Unusable(format!("not from outside: entering its network: {error}"))
+        })
     })?;
     if process.has_ended() {
         return Err(LinkError::NotRunning);
     }
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let connected = place.within("it", CONNECT_LIMIT, by, async {
+    let what = question.to_string();
+    let connected = place.within(&what, CONNECT_LIMIT, by, async {
         Ok(socket.connect(address).await)
     });
     let stream = match connected.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Ok(Answer::Closed(said(&error))),
-        Err(LinkError::Slow { .. }) => return Ok(Answer::Closed("it does not answer".to_owned())),
+        Err(LinkError::Slow { limit: Some(_), .. }) => {
+            return Ok(Answer::Closed("it does not answer".to_owned()));
+        }
         Err(error) => return Err(error),
     };
     match *question {
@@ -78,9 +81,9 @@ pub(super) async fn ask(
         } => {
             let mut sent = Vec::new();
             let listen = async { Ok(listen(stream, send, prefix, cap, &mut sent).await) };
-            let end = match place.within("it", within, by, listen).await {
+            let end = match place.within(&what, within, by, listen).await {
                 Ok(end) => end,
-                Err(LinkError::Slow { .. }) => GreetingEnd::TimedOut,
+                Err(LinkError::Slow { limit: Some(_), .. }) => GreetingEnd::TimedOut,
                 Err(error) => return Err(error),
             };
             Ok(Answer::Greeting(sent, end))
@@ -91,8 +94,9 @@ pub(super) async fn ask(
 
 /// A socket of the node's network, made by a thread that has entered it. A socket stays in the
 /// network that it was made in, whoever uses it.
-fn socket_in(process: &Process) -> io::Result<TcpSocket> {
-    move_into_link_name_space(process.network.as_fd(), Some(LinkNameSpaceType::Network))?;
+fn socket_in(process: &Process) -> Result<TcpSocket, Errno> {
+    let network = process.network()?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     Ok(TcpSocket::from_std_stream(socket.into()))

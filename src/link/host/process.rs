@@ -1,11 +1,21 @@
 //! The first process of a container, as the host sees it.
 
-use std::{io::Read as _, os::fd::OwnedFd};
+use std::{
+    io::Read as _,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat},
     io::Errno,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+        sockopt::socket_peercred,
+    },
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -15,13 +25,19 @@ use crate::{runtime::ContainerId, text::said};
 /// How much of /proc/PID/cgroup is read: a line of at most a path's length for each hierarchy.
 const CGROUP_CAP: u64 = 64 * 1024;
 
-/// A process that was seen to be the container's. What is opened of it stays its own, whoever else
-/// is given its number.
+/// How often a path is resolved that somebody renames something on, again and again.
+const RENAMES: usize = 100;
+
+/// A process that was seen to be the container's. What is opened of it is its own, whoever else is
+/// given its number.
+///
+/// Neither its root nor its network is held open: a container that has ended could not be cleaned up.
 #[derive(Debug)]
 pub(super) struct Process {
     pidfd: OwnedFd,
-    root: OwnedFd,
-    pub(super) network: OwnedFd,
+    /// A folder of /proc belongs to one process for as long as it is open: when that has ended,
+    /// nothing in it can be opened, whoever has its number then.
+    proc: OwnedFd,
     shares_clock: bool,
     shares_network: bool,
 }
@@ -30,48 +46,37 @@ impl Process {
     /// Opens the process of that number, if it is the container's.
     pub(super) fn open(number: u32, id: &ContainerId) -> Result<Self, LinkError> {
         let unusable = |why: String| LinkError::Unusable(format!("not from outside: {why}"));
-        let failed = |what: &str, error: Errno| {
-            unusable(match error {
-                Errno::ACCESS | Errno::PERM => format!("{what} takes root"),
-                Errno::NOENT | Errno::SRCH => {
-                    format!("process {number} of the container is not on this machine")
-                }
-                other => format!("{what}: {other}"),
-            })
+        let failed = |error: Errno| match error {
+            Errno::ACCESS | Errno::PERM => {
+                unusable("looking at the container's process takes root".to_owned())
+            }
+            Errno::NOENT | Errno::SRCH => unusable(format!(
+                "process {number} of the container is not on this machine"
+            )),
+            other => exhausted(other).unwrap_or_else(|| {
+                unusable(format!("looking at the container's process: {other}"))
+            }),
         };
         let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| unusable(format!("{number} is no process")))?;
-        let opened = |result: Result<OwnedFd, Errno>| {
-            result.map_err(|error| failed("looking at the container's process", error))
-        };
-
-        let pidfd = opened(pidfd_open(pid, PidfdFlags::empty()))?;
-        // A folder of /proc belongs to one process for as long as it is open: when that has ended,
-        // nothing in it can be read, whoever has its number then.
-        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let path = format!("/proc/{number}");
-        let proc = opened(openat(CWD, path, folder, Mode::empty()))?;
-        let cgroup = opened(read(&proc, "cgroup"))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed)?;
+        let proc = folder(&format!("/proc/{number}")).map_err(failed)?;
+        let cgroup = read(&proc, "cgroup").map_err(failed)?;
         if !names(&text(cgroup), id) {
             return Err(unusable(format!(
                 "process {number} is not the container's, or the engine is on another machine"
             )));
         }
-        let root = opened(openat(&proc, "root", folder, Mode::empty()))?;
-        let network = opened(read(&proc, "ns/net"))?;
-        let shares = |name: &str| {
-            let of = |folder: &OwnedFd| readlinkat(folder, name, Vec::new()).ok();
-            let own = openat(CWD, "/proc/self", folder_flags(), Mode::empty()).ok();
-            let own = own.as_ref().and_then(of);
-            own.is_some() && own == of(&proc)
-        };
+        // What a namespace is called is only told to who may enter it.
+        let network = readlinkat(&proc, "ns/net", Vec::new()).map_err(failed)?;
+        let own = folder("/proc/self").map_err(failed)?;
+        let clock = |proc: &OwnedFd| readlinkat(proc, "ns/time", Vec::new()).ok();
         let process = Self {
+            // Kernels before 5.6 have one clock for all, and no such name.
+            shares_clock: clock(&proc) == clock(&own),
+            shares_network: readlinkat(&own, "ns/net", Vec::new()).is_ok_and(|own| own == network),
             pidfd,
-            root,
-            network,
-            // Kernels before 5.6 have one clock for all.
-            shares_clock: shares("ns/time") || readlinkat(&proc, "ns/time", Vec::new()).is_err(),
-            shares_network: shares("ns/net"),
+            proc,
         };
         if process.has_ended() {
             return Err(LinkError::NotRunning);
@@ -100,32 +105,71 @@ impl Process {
         self.shares_network
     }
 
-    /// What is at that path below the process's root. Links, also absolute ones, lead nowhere else.
+    /// The network of the process.
+    pub(super) fn network(&self) -> Result<OwnedFd, Errno> {
+        read(&self.proc, "ns/net")
+    }
+
+    /// Connects to the socket at that path below the process's root. Links, also absolute ones, lead
+    /// nowhere else; and the peer is the container's own.
     ///
-    /// This may hang for as long as a mount in the container does.
-    pub(super) fn below(&self, path: &str) -> Result<OwnedFd, LinkError> {
+    /// This may hang for as long as a mount in the container does: also in the connection, which
+    /// asks the file system for its permission.
+    pub(super) fn connect(&self, path: &str, id: &ContainerId) -> Result<UnixStream, LinkError> {
+        let failed = |what: &str, error: Errno| {
+            let why = said(&error.into());
+            exhausted(error).unwrap_or_else(|| LinkError::NoBus(format!("{what}: {why}")))
+        };
+        let socket = self.below(path).map_err(|error| match error {
+            Errno::NOENT => LinkError::NoBus(format!("there is no /{path}")),
+            Errno::SRCH => LinkError::NotRunning,
+            Errno::NOSYS | Errno::PERM => {
+                LinkError::Unusable("not from outside: this kernel has no openat2".to_owned())
+            }
+            error => failed(&format!("/{path}"), error),
+        })?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        let stream = stream.map_err(|error| failed("a socket", error))?;
+        // The link in /proc leads to the socket itself, whatever its path leads to by now. The
+        // connection does not wait for who accepts it: where nobody does, it is refused.
+        let name = SocketAddrUnix::new(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+        let connected = name.and_then(|name| connect(&stream, &name));
+        connected.map_err(|error| failed("its socket", error))?;
+        let peer = socket_peercred(&stream).map(|peer| peer.pid.as_raw_nonzero().get());
+        if !peer.is_ok_and(|pid| is_of(pid, id)) {
+            return Err(LinkError::NoBus(
+                "its socket leads out of the container".to_owned(),
+            ));
+        }
+        Ok(stream.into())
+    }
+
+    fn below(&self, path: &str) -> Result<OwnedFd, Errno> {
+        let root = openat(&self.proc, "root", folder_flags(), Mode::empty())?;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match openat2(&self.root, path, flags, Mode::empty(), inside) {
-                Ok(file) => return Ok(file),
+        for _ in 0..RENAMES {
+            match openat2(&root, path, flags, Mode::empty(), inside) {
                 // Somebody renamed something on the way, which openat2 does not follow.
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::NOENT) => {
-                    return Err(LinkError::NoBus(format!("there is no /{path}")));
-                }
-                Err(Errno::NOSYS | Errno::PERM) => {
-                    return Err(LinkError::Unusable(
-                        "not from outside: this kernel has no openat2".to_owned(),
-                    ));
-                }
-                Err(error) => {
-                    let why = said(&error.into());
-                    return Err(LinkError::NoBus(format!("/{path}: {why}")));
-                }
+                other => return other,
             }
         }
+        Err(Errno::AGAIN)
     }
+}
+
+/// What an error says of this process, and not of the node.
+pub(super) fn exhausted(error: Errno) -> Option<LinkError> {
+    let ours = matches!(
+        error,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS
+    );
+    ours.then(|| LinkError::Busy {
+        what: "the node".to_owned(),
+        why: "readyd has run out of open files or of memory",
+    })
 }
 
 /// Whether that process is of the container.
@@ -134,14 +178,17 @@ pub(super) fn is_of(pid: i32, id: &ContainerId) -> bool {
         // Of a machine, or a namespace, that this process does not see.
         return false;
     }
-    let path = format!("/proc/{pid}");
-    let proc = openat(CWD, path, folder_flags(), Mode::empty());
+    let proc = folder(&format!("/proc/{pid}"));
     let cgroup = proc.and_then(|proc| read(&proc, "cgroup"));
     cgroup.is_ok_and(|cgroup| names(&text(cgroup), id))
 }
 
 fn folder_flags() -> OFlags {
     OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+fn folder(path: &str) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, folder_flags(), Mode::empty())
 }
 
 fn read(folder: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {

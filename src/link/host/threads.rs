@@ -6,79 +6,138 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::Instant,
+};
 
-use super::super::LinkError;
+use super::super::{LinkError, Place};
 use crate::runtime::ContainerId;
 
-/// How many threads there are at most, hung ones included.
-const THREADS: usize = 64;
+/// How many threads may be among the paths of containers at once, hung ones included.
+const PATHS: usize = 32;
 
 /// How many of them one node may have.
-const PER_NODE: usize = 4;
+const PATHS_PER_NODE: usize = 2;
 
-/// The threads that run now, by the node that they run for.
-#[derive(Debug, Default)]
-pub(in super::super) struct Threads(Mutex<HashMap<ContainerId, usize>>);
+/// How many threads may be in the networks of containers at once. None hangs there.
+const NETWORKS: usize = 64;
 
-impl Threads {
-    /// Runs work on a thread of its own. The thread is not waited for when this is dropped, but it
-    /// counts until it ends.
-    pub(super) async fn run<T: Send + 'static>(
-        self: &Arc<Self>,
-        node: &ContainerId,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, LinkError> {
-        let busy = |why| LinkError::Busy {
-            what: "the node".to_owned(),
-            why,
-        };
-        let running = Running::start(self, node).map_err(busy)?;
-        let (sender, receiver) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("readyd-node".to_owned());
-        let spawned = thread.spawn(move || {
-            let _running = running;
-            // Nobody may wait for it any more.
-            let _ = sender.send(work());
-        });
-        spawned.map_err(|_| busy("no thread could be started"))?;
-        receiver.await.map_err(|_| busy("its thread has panicked"))
-    }
+/// The threads that run now.
+#[derive(Debug)]
+pub(in super::super) struct Threads {
+    paths: Arc<Semaphore>,
+    networks: Arc<Semaphore>,
+    of_node: Mutex<HashMap<ContainerId, usize>>,
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Default for Threads {
+    fn default() -> Self {
+        Self {
+            paths: Arc::new(Semaphore::new(PATHS)),
+            networks: Arc::new(Semaphore::new(NETWORKS)),
+            of_node: Mutex::default(),
+        }
     }
 }
 
-/// A thread's place, given back when it ends.
-struct Running {
+impl Threads {
+    /// Runs work that may hang among the paths of a node. The thread is not waited for when this is
+    /// dropped, but it counts until it ends.
+    pub(super) async fn among_paths<T: Send + 'static>(
+        self: &Arc<Self>,
+        place: &Place,
+        by: Instant,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LinkError> {
+        let hang = |whose| LinkError::Unusable(format!("not from outside: {whose}"));
+        let of_node = OfNode::start(self, &place.container.id)
+            .ok_or_else(|| hang("threads that look at its paths hang"))?;
+        let permit = permit(place, &self.paths, by)
+            .await
+            .ok_or_else(|| hang("threads that look at the paths of other nodes hang"))?;
+        spawn((of_node, permit), work).await
+    }
+
+    /// Runs work that enters a node's network.
+    pub(super) async fn in_network<T: Send + 'static>(
+        &self,
+        place: &Place,
+        by: Instant,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LinkError> {
+        let permit = permit(place, &self.networks, by)
+            .await
+            .ok_or_else(|| busy("too many ports are dialled in other nodes"))?;
+        spawn(permit, work).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, usize>> {
+        self.of_node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn permit(
+    place: &Place,
+    semaphore: &Arc<Semaphore>,
+    by: Instant,
+) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        biased;
+        permit = Arc::clone(semaphore).acquire_owned() => permit.ok(),
+        () = place.environment.sleep_until(by) => None,
+    }
+}
+
+async fn spawn<T: Send + 'static>(
+    counts: impl Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LinkError> {
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("readyd-node".to_owned());
+    let spawned = thread.spawn(move || {
+        let done = work();
+        drop(counts);
+        // Nobody may wait for it any more.
+        let _ = sender.send(done);
+    });
+    spawned.map_err(|_| busy("no thread could be started"))?;
+    receiver.await.map_err(|_| busy("its thread has panicked"))
+}
+
+fn busy(why: &'static str) -> LinkError {
+    LinkError::Busy {
+        what: "the node".to_owned(),
+        why,
+    }
+}
+
+/// A thread's place among those of its node, given back when it ends.
+struct OfNode {
     threads: Arc<Threads>,
     node: ContainerId,
 }
 
-impl Running {
-    fn start(threads: &Arc<Threads>, node: &ContainerId) -> Result<Self, &'static str> {
+impl OfNode {
+    fn start(threads: &Arc<Threads>, node: &ContainerId) -> Option<Self> {
         let mut running = threads.lock();
-        if running.values().sum::<usize>() >= THREADS {
-            return Err("too many threads hang in other nodes");
-        }
         let of_node = running.entry(node.clone()).or_default();
-        if *of_node >= PER_NODE {
-            return Err("too many threads hang in it");
+        if *of_node >= PATHS_PER_NODE {
+            return None;
         }
         *of_node += 1;
         drop(running);
-        Ok(Self {
+        Some(Self {
             threads: Arc::clone(threads),
             node: node.clone(),
         })
     }
 }
 
-impl Drop for Running {
+impl Drop for OfNode {
     fn drop(&mut self) {
         let mut running = self.threads.lock();
         if let Some(count) = running.get_mut(&self.node) {
@@ -92,37 +151,36 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, time::Duration};
 
     use super::*;
+    use crate::link::place::tests::place;
 
     #[tokio::test]
     async fn a_node_that_hangs_has_few_threads_and_takes_none_of_anothers() {
         let threads = Arc::new(Threads::default());
-        let hung = ContainerId("hung".to_owned());
+        let (hung, other) = (place(1), place(2));
+        let soon = || Instant::now() + Duration::from_secs(10);
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
-        for _ in 0..PER_NODE {
-            let (threads, hung, wait) = (Arc::clone(&threads), hung.clone(), Arc::clone(&wait));
-            let mut run = Box::pin(async move {
-                let work = move || wait.lock().unwrap().recv().is_ok();
-                threads.run(&hung, work).await
-            });
+        for _ in 0..PATHS_PER_NODE {
+            let wait = Arc::clone(&wait);
+            let work = move || wait.lock().unwrap().recv().is_ok();
+            let mut run = Box::pin(threads.among_paths(&hung, soon(), work));
             // Started, and then nobody waits for it.
             assert!(futures_util::poll!(&mut run).is_pending());
         }
-        let error = threads.run(&hung, || ()).await.unwrap_err();
-        assert!(
-            error.to_string().contains("too many threads hang in it"),
-            "{error}"
-        );
-        let other = ContainerId("other".to_owned());
-        assert_eq!(threads.run(&other, || 7).await.unwrap(), 7);
+        let error = threads.among_paths(&hung, soon(), || ()).await.unwrap_err();
+        assert!(matches!(error, LinkError::Unusable(_)), "{error}");
+        let found = threads.among_paths(&other, soon(), || 7).await;
+        assert_eq!(found.unwrap(), 7);
+        let found = threads.in_network(&hung, soon(), || 8).await;
+        assert_eq!(found.unwrap(), 8);
 
         drop(release);
         while !threads.lock().is_empty() {
             tokio::task::yield_now().await;
         }
-        assert!(threads.run(&hung, || ()).await.is_ok());
+        assert!(threads.among_paths(&hung, soon(), || ()).await.is_ok());
     }
 }
