@@ -22,7 +22,7 @@
 //! | [`docker`] | the runtime over bollard |
 //! | [`report`] | what is reported of a node |
 //! | [`probe`] | what each probe means |
-//! | [`runtime`], [`node`], [`mod@unit`], [`question`], [`text`], [`environment`] | the traits and plain types that the rest share |
+//! | [`runtime`], [`event`], [`node`], [`mod@unit`], [`question`], [`text`], [`environment`] | the traits and plain types that the rest share |
 //!
 //! # From Go's package `probe`
 //!
@@ -112,6 +112,8 @@ pub mod docker;
 pub mod engine;
 #[cfg(feature = "engine")]
 pub mod environment;
+#[cfg(feature = "engine")]
+pub mod event;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "engine")]

@@ -87,4 +87,8 @@ pub enum Trigger {
     Initial,
     /// The poll interval was over, or a finding had to be confirmed.
     Poll,
+    /// The engine told of the container.
+    ContainerEvent,
+    /// systemd told of a unit, or of itself.
+    UnitEvent,
 }

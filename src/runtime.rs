@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::{io::AsyncWrite, time::Instant};
 
-use crate::node::Labels;
+use crate::{event::EventStream, node::Labels};
 
 /// How long a call to the engine may take until it answers.
 pub const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -132,6 +132,23 @@ pub trait Runtime: Send + Sync + 'static {
         exec: Exec,
         by: Instant,
     ) -> Result<Box<dyn RunningExec>, RuntimeError>;
+
+    /// Subscribes to what happens to containers, and answers once the subscription stands: whatever
+    /// happens from then on is told. Of what has happened since that time, by the engine's clock, as
+    /// much is told as the engine still knows.
+    ///
+    /// An engine without events answers with an error, as it does by default: it is polled then.
+    async fn events(
+        &self,
+        since: Option<SystemTime>,
+        by: Instant,
+    ) -> Result<EventStream, RuntimeError> {
+        let _ = (since, by);
+        Err(RuntimeError::Refused {
+            action: "subscribing to events".to_owned(),
+            message: "it has no events".to_owned(),
+        })
+    }
 }
 
 /// A command that was started in a container. Dropping this closes the command's standard input,

@@ -26,6 +26,8 @@ pub struct SystemdLook {
     pub failed_units: Vec<String>,
     /// The units that were asked for, by the name that was asked.
     pub units: BTreeMap<String, Unit>,
+    /// Whether every change since is told to who asked.
+    pub told: bool,
 }
 
 /// A unit, as systemd describes it (org.freedesktop.systemd1(5)).

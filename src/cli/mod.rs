@@ -82,6 +82,9 @@ struct EngineArguments {
     /// For how long the way into a node is kept open for the next look
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     keep_links: Duration,
+    /// For how long a node is followed after the last client that waited for it has gone
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    linger: Duration,
     /// The label that says a node's realm
     #[arg(long, value_name = "KEY", default_value = "sind.realm")]
     realm_label: String,
@@ -124,6 +127,7 @@ impl EngineArguments {
             no_journal,
             link,
             keep_links,
+            linger,
             realm_label,
             cluster_label,
             role_label,
@@ -138,6 +142,8 @@ impl EngineArguments {
             journal: !no_journal,
             link,
             keep_links,
+            linger,
+            events: true,
         };
         let docker = DockerRuntime::new(host);
         Ok(Engine::new(docker, options, Environment::tokio()))

@@ -3,6 +3,9 @@
 use std::{fmt, str::FromStr};
 
 use bollard::{ClientVersion, Docker};
+use hyper_util::client::legacy::connect::HttpConnector;
+
+use super::events::{Transport, observing};
 
 /// The address of an engine, as `DOCKER_HOST` has it: `unix:///path`, `tcp://host:port` or
 /// `http://host:port`. The default is `unix:///var/run/docker.sock`.
@@ -40,6 +43,34 @@ impl DockerHost {
             Address::Tcp(address) => Docker::connect_with_http(address, BOLLARD_TIMEOUT, &NEWEST),
         }
     }
+
+    /// A client that tells when the headers of an answer have come, which bollard keeps to itself.
+    pub(super) fn observed(
+        &self,
+        version: &ClientVersion,
+        told: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Docker, bollard::errors::Error> {
+        let (transport, address): (Transport, _) = match &self.0 {
+            Address::Unix(path) => (
+                observing(hyperlocal::UnixConnector, told),
+                // A URL has no place for a path in its host: hyperlocal takes it in hexadecimal.
+                format!("unix://{}", hex(path)),
+            ),
+            Address::Tcp(address) => (
+                observing(HttpConnector::new(), told),
+                format!("http://{address}"),
+            ),
+        };
+        Docker::connect_with_custom_transport(transport, Some(address), BOLLARD_TIMEOUT, version)
+    }
+}
+
+fn hex(path: &str) -> String {
+    use std::fmt::Write as _;
+    path.bytes().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 impl Default for DockerHost {

@@ -1,10 +1,14 @@
 //! The Docker Engine, over bollard. The only room that knows bollard.
 
 mod error;
+mod events;
 mod exec;
 mod host;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -16,8 +20,12 @@ use tokio::time::{Instant, timeout_at};
 
 pub use host::{DockerHost, InvalidDockerHost};
 
-use crate::runtime::{
-    CALL_LIMIT, Container, ContainerId, Exec, Network, RunningExec, Runtime, RuntimeError, State,
+use crate::{
+    event::EventStream,
+    runtime::{
+        CALL_LIMIT, Container, ContainerId, Exec, Network, RunningExec, Runtime, RuntimeError,
+        State,
+    },
 };
 use error::{Call, bounded};
 
@@ -130,6 +138,14 @@ impl Runtime for DockerRuntime {
     ) -> Result<Box<dyn RunningExec>, RuntimeError> {
         let running = exec::start(self, id, exec, by).await?;
         Ok(Box::new(running))
+    }
+
+    async fn events(
+        &self,
+        since: Option<SystemTime>,
+        by: Instant,
+    ) -> Result<EventStream, RuntimeError> {
+        events::subscribe(self, since, by).await
     }
 }
 

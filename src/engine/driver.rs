@@ -11,7 +11,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{BoxStream, FuturesUnordered},
+};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -22,13 +26,17 @@ use super::{
 };
 use crate::{
     environment::{Environment, after},
+    event::ContainerEvent,
     node::{Identity, NodeName},
-    probe::{Outcome, Probe},
-    report::ProbeResult,
+    probe::{Outcome, Probe, container},
+    report::{ProbeReport, ProbeResult},
     runtime::seconds,
     text::Reason,
-    watcher::{Published, Sight, Target, Watcher},
+    watcher::{Published, Wanted, Watcher, Watchers},
 };
+
+/// What somebody else than the engine tells of containers.
+pub(super) type Events = BoxStream<'static, ContainerEvent>;
 
 /// For how long a probe that has never answered may be asked before that is told: most answer
 /// sooner, and their answer is worth more than the news that it is being waited for.
@@ -41,6 +49,7 @@ pub(super) struct Driver {
     started: Instant,
     deadline: Option<Instant>,
     nodes: Vec<Followed>,
+    events: Events,
     view: watch::Sender<View>,
 }
 
@@ -49,6 +58,9 @@ struct Followed {
     node: NodeName,
     watcher: Watcher,
     newest: Arc<Published>,
+    /// Since when it has passed for this wait, by its own looks: none that started before the wait did
+    /// counts.
+    passed_since: Option<Instant>,
     /// Since when the newest state has not been settled.
     unsettled_since: Instant,
     told: Option<Arc<NodeReport>>,
@@ -56,21 +68,22 @@ struct Followed {
     nudged_for: Option<Instant>,
 }
 
-/// A node's newest state, and whether its watcher goes on.
-type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>, bool)>;
+/// A node's newest state.
+type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>)>;
 
 impl Driver {
     /// A driver, and where it leaves what there is to tell.
     pub(super) fn new(
-        sight: &Sight,
+        watchers: &Watchers,
+        environment: Environment,
         identity: &Identity,
         request: WaitRequest,
+        events: Events,
     ) -> (Self, watch::Receiver<View>) {
         let (view, views) = watch::channel(View {
             nodes: vec![None; request.nodes.len()],
             result: None,
         });
-        let environment = sight.environment.clone();
         let started = environment.now();
         let interval = match request.poll_interval {
             Duration::ZERO => POLL_INTERVAL,
@@ -79,21 +92,17 @@ impl Driver {
         let mut probes = request.probes.clone();
         Probe::sort(&mut probes);
         let follow = |target: &WaitTarget| {
-            let watcher = Watcher::start(
-                sight.clone(),
-                Target {
-                    identity: identity.clone(),
-                    node: target.node.clone(),
-                    role: target.role,
-                    probes: (!probes.is_empty()).then(|| probes.clone()),
-                    interval,
-                },
-            );
+            let wanted = Wanted {
+                role: target.role,
+                probes: (!probes.is_empty()).then(|| probes.clone()),
+            };
+            let watcher = watchers.follow(identity, &target.node, wanted, interval);
             let newest = Arc::clone(&watcher.published.borrow());
             Followed {
                 node: target.node.clone(),
                 watcher,
                 newest,
+                passed_since: None,
                 unsettled_since: started,
                 told: None,
                 nudged_for: None,
@@ -105,6 +114,7 @@ impl Driver {
             environment,
             request,
             started,
+            events,
             view,
         };
         (driver, views)
@@ -134,7 +144,12 @@ impl Driver {
                 }
             };
             tokio::select! {
+                biased;
                 Some(news) = changes.next() => self.take(news, &mut changes),
+                // Once they have ended, nothing is told: then nodes are only polled.
+                Some(event) = self.events.next() => {
+                    self.nodes.iter().for_each(|followed| followed.watcher.take(&event));
+                }
                 () = wake => {}
             }
             // Whatever else has changed by now belongs to the same moment.
@@ -146,26 +161,30 @@ impl Driver {
 
     fn take(
         &mut self,
-        (index, receiver, alive): (usize, watch::Receiver<Arc<Published>>, bool),
+        (index, receiver): (usize, watch::Receiver<Arc<Published>>),
         changes: &mut FuturesUnordered<Change>,
     ) {
         let followed = &mut self.nodes[index];
         let newest = Arc::clone(&receiver.borrow());
-        if !alive {
-            // Only a panic ends a watcher that is held: that of a check of the caller's own, say.
-            followed.newest = Arc::new(newest.abandoned());
-            return;
-        }
-        if followed.newest.settled && !newest.settled {
+        let was_settled = is_settled(&followed.newest, self.started);
+        if was_settled && !is_settled(&newest, self.started) {
             followed.unsettled_since = self.environment.now();
         }
+        followed.passed_since = match newest.passed_since {
+            Some(since) if newest.started >= self.started => {
+                let first = followed.passed_since.unwrap_or(newest.started);
+                Some(first.max(since))
+            }
+            // It has passed all the time, as others have seen; this wait has not looked yet.
+            Some(_) | None => None,
+        };
         followed.newest = newest;
         changes.push(change((index, receiver)));
     }
 
     /// Whether the wait is over; if not, when time alone will change something.
     fn verdict(&mut self, now: Instant) -> Progress {
-        if self.request.failure_policy == FailurePolicy::Stop && self.first(is_terminal).is_some() {
+        if self.request.failure_policy == FailurePolicy::Stop && self.first_terminal().is_some() {
             return Progress::Over(Verdict::Terminal);
         }
         let next = match self.all_passed_from() {
@@ -189,7 +208,7 @@ impl Driver {
     fn all_passed_from(&self) -> Option<Instant> {
         let mut moment = None;
         for followed in &self.nodes {
-            let passed = after(followed.newest.passed_since?, self.request.stable_for);
+            let passed = after(followed.passed_since?, self.request.stable_for);
             moment = moment.max(Some(passed));
         }
         moment
@@ -204,7 +223,10 @@ impl Driver {
         for followed in &mut self.nodes {
             let newest = &followed.newest;
             let made_it = stable_for.is_zero() && newest.passed_since == Some(moment);
-            if !made_it && newest.started < moment {
+            if followed.watcher.is_in_doubt() {
+                // Whatever comes of it is told.
+                all = false;
+            } else if !made_it && newest.started < moment {
                 all = false;
                 if followed.nudged_for != Some(moment) {
                     followed.nudged_for = Some(moment);
@@ -215,10 +237,19 @@ impl Driver {
         all
     }
 
-    fn first(&self, which: impl Fn(&Published) -> bool) -> Option<usize> {
-        self.nodes
-            .iter()
-            .position(|followed| which(&followed.newest))
+    /// The first node that can no longer become ready, as far as this wait has seen for itself.
+    fn first_terminal(&self) -> Option<usize> {
+        self.nodes.iter().position(|followed| {
+            let newest = &followed.newest;
+            let own = newest.settled && !newest.doubtful && newest.started >= self.started;
+            let mut probes = newest.probes.iter();
+            own && !self.never_saw(newest) && probes.any(|report| report.result.is_terminal())
+        })
+    }
+
+    /// Whether there is no such container, and this wait has never seen one: others may have.
+    fn never_saw(&self, newest: &Published) -> bool {
+        newest.absent && newest.last_present.is_none_or(|at| at < self.started)
     }
 
     /// When a probe that has never answered has to be told of.
@@ -230,7 +261,8 @@ impl Driver {
                     .as_ref()
                     .is_some_and(|told| told.says_the_same(&self.state(followed)))
             };
-            (!followed.newest.settled && !told()).then(|| followed.unsettled_since + UNANSWERED)
+            (!is_settled(&followed.newest, self.started) && !told())
+                .then(|| followed.unsettled_since + UNANSWERED)
         };
         self.nodes.iter().filter_map(due).min()
     }
@@ -239,7 +271,8 @@ impl Driver {
     fn tell(&mut self, now: Instant, all: bool) {
         let mut news = Vec::new();
         for (index, followed) in self.nodes.iter().enumerate() {
-            let settled = followed.newest.settled || now >= followed.unsettled_since + UNANSWERED;
+            let settled = is_settled(&followed.newest, self.started)
+                || now >= followed.unsettled_since + UNANSWERED;
             if !(settled || all) {
                 continue;
             }
@@ -268,16 +301,17 @@ impl Driver {
     /// A node's state under this wait's policy.
     fn state(&self, followed: &Followed) -> NodeReport {
         let newest = &followed.newest;
-        let mut probes = newest.probes.clone();
+        let mut probes = Arc::clone(&newest.probes);
         if self.request.failure_policy == FailurePolicy::KeepWaiting {
-            for report in &mut probes {
-                if let ProbeResult::Looked(Outcome::Terminal(reason)) = &report.result {
-                    report.result = ProbeResult::Looked(Outcome::Failed(reason.clone()));
-                }
-            }
+            soften(&mut probes, Clone::clone);
+        }
+        if self.never_saw(newest)
+            && let Outcome::Failed(missing) = container::missing(&followed.node, false)
+        {
+            soften(&mut probes, |_| missing.clone());
         }
         let failing = probes.iter().find(|report| !report.result.is_passed());
-        let state = match (failing, newest.passed_since) {
+        let state = match (failing, followed.passed_since) {
             (Some(report), _) => {
                 let why = report.result.reason().map_or("", Reason::as_str);
                 let reason = Reason::new(format!("{}: {why}", report.probe));
@@ -288,6 +322,9 @@ impl Driver {
                 }
             }
             (None, Some(since)) if self.is_stable(newest, since) => NodeState::Ready,
+            (None, None) => NodeState::Waiting(Reason::new(
+                "every probe has passed, and is looked at once more",
+            )),
             (None, _) => NodeState::Waiting(Reason::new(format!(
                 "every probe has passed, and has to stay so for {}",
                 seconds(self.request.stable_for)
@@ -299,8 +336,9 @@ impl Driver {
             state,
             probes,
             trigger: newest.trigger,
+            trigger_detail: Arc::clone(&newest.detail),
             round: newest.round,
-            observed: self.environment.wall(),
+            observed: newest.observed,
         }
     }
 
@@ -312,7 +350,7 @@ impl Driver {
         self.tell(now, true);
         let about = match verdict {
             Verdict::Ready => None,
-            Verdict::Terminal => self.first(is_terminal),
+            Verdict::Terminal => self.first_terminal(),
             Verdict::TimedOut => {
                 // Who fails comes before who passes, but not for long enough yet.
                 let failing = |followed: &Followed| {
@@ -375,17 +413,33 @@ enum Progress {
     Next(Option<Instant>),
 }
 
-fn is_terminal(newest: &Published) -> bool {
-    newest.settled
-        && newest
-            .probes
-            .iter()
-            .any(|report| report.result.is_terminal())
+/// Whether the state is more than the news that something is being waited for: that it has passed
+/// only counts once this wait has looked for itself.
+fn is_settled(newest: &Published, started: Instant) -> bool {
+    let passed = || newest.probes.iter().all(|report| report.result.is_passed());
+    newest.settled && (newest.started >= started || !passed())
+}
+
+/// Makes failures of what is terminal.
+fn soften(probes: &mut Arc<[ProbeReport]>, reason: impl Fn(&Reason) -> Reason) {
+    if !probes.iter().any(|report| report.result.is_terminal()) {
+        return;
+    }
+    let mut softened = probes.to_vec();
+    for report in &mut softened {
+        if let ProbeResult::Looked(Outcome::Terminal(why)) = &report.result {
+            report.result = ProbeResult::Looked(Outcome::Failed(reason(why)));
+        }
+    }
+    *probes = softened.into();
 }
 
 fn change((index, mut receiver): (usize, watch::Receiver<Arc<Published>>)) -> Change {
     Box::pin(async move {
-        let alive = receiver.changed().await.is_ok();
-        (index, receiver, alive)
+        if receiver.changed().await.is_err() {
+            // Never, while the node is followed.
+            std::future::pending::<()>().await;
+        }
+        (index, receiver)
     })
 }

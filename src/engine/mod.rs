@@ -1,6 +1,8 @@
 //! The library's front door: snapshot, check and wait over nodes, free of gRPC and of Docker types.
 
 mod driver;
+#[cfg(test)]
+mod simulation;
 mod wait;
 
 use std::{
@@ -9,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::Instant;
 
 pub use crate::link::LinkChoice;
@@ -20,17 +23,14 @@ pub use wait::{
 
 use crate::{
     environment::{Environment, after},
+    event::ContainerEvent,
     link::Links,
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{CouldNotLook, Finding, Outcome, Probe, Service},
     report::{ProbeReport, ProbeResult},
     runtime::{Container, Runtime},
     text::Detail,
-    watcher::{
-        Depth, Sight,
-        look::{Found, Look},
-        second::CONFIRMED,
-    },
+    watcher::{Depth, Look, Sight, Watchers, second::CONFIRMED, step::Found},
 };
 
 /// How long a check may take, unless who asks says otherwise.
@@ -42,6 +42,10 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// For how long the way into a node is kept open for the next look, unless an engine is told
 /// otherwise. No more than 256 are kept.
 pub const KEEP_LINKS: Duration = Duration::from_secs(10);
+
+/// For how long a node is followed after its last client has gone, unless an engine is told otherwise.
+/// It is asked nothing meanwhile.
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// What an engine goes by.
 #[derive(Debug, Clone)]
@@ -56,6 +60,11 @@ pub struct Options {
     pub link: LinkChoice,
     /// For how long the way into a node is kept open for the next look; [`KEEP_LINKS`] by default.
     pub keep_links: Duration,
+    /// Whether the runtime's events are subscribed to while anybody waits, as they are by default;
+    /// without them, containers are polled.
+    pub events: bool,
+    /// For how long a node is followed after its last client has gone; [`LINGER`] by default.
+    pub linger: Duration,
 }
 
 impl Default for Options {
@@ -66,6 +75,8 @@ impl Default for Options {
             journal: true,
             link: LinkChoice::default(),
             keep_links: KEEP_LINKS,
+            events: true,
+            linger: LINGER,
         }
     }
 }
@@ -73,7 +84,8 @@ impl Default for Options {
 /// Looks at nodes. A clone shares everything.
 #[derive(Clone)]
 pub struct Engine {
-    sight: Sight,
+    sight: Arc<Sight>,
+    watchers: Watchers,
 }
 
 /// Why an engine has nothing to tell of a node.
@@ -135,15 +147,26 @@ impl Engine {
             options.link,
             options.keep_links,
         );
+        Self::over(runtime, links, options, environment)
+    }
+
+    fn over(
+        runtime: Arc<dyn Runtime>,
+        links: Links,
+        options: Options,
+        environment: Environment,
+    ) -> Self {
+        let sight = Arc::new(Sight {
+            runtime,
+            links,
+            environment,
+            labels: options.labels,
+            visibility: options.visibility,
+            journal: options.journal,
+        });
         Self {
-            sight: Sight {
-                runtime,
-                links,
-                environment,
-                labels: options.labels,
-                visibility: options.visibility,
-                journal: options.journal,
-            },
+            watchers: Watchers::new(Arc::clone(&sight), options.events, options.linger),
+            sight,
         }
     }
 
@@ -171,7 +194,8 @@ impl Engine {
         let known = role.clone().ok().flatten();
 
         let probes = snapshot_probes(known);
-        let mut look = self.sight.look(
+        let mut look = Look::new(
+            &self.sight,
             identity,
             node,
             container,
@@ -233,9 +257,16 @@ impl Engine {
             Some(_) => None,
         };
         let probes = std::slice::from_ref(probe);
-        let mut look = self
-            .sight
-            .look(identity, node, container, probes, Depth::Check, bad_role);
+        let depth = Depth::Check;
+        let mut look = Look::new(
+            &self.sight,
+            identity,
+            node,
+            container,
+            probes,
+            depth,
+            bad_role,
+        );
         let could_not = |source| could_not_look(node, probe, source);
         let first = look.probe(probe, by).await.map_err(could_not)?;
         let (outcome, detail, via) = match first.finding {
@@ -252,7 +283,7 @@ impl Engine {
     /// The second look at a unit that has failed; without time for one, it is no more than failed.
     async fn confirm(
         &self,
-        look: &mut Look<'_>,
+        look: &mut Look,
         probe: &Probe,
         first: Found,
         by: Instant,
@@ -291,7 +322,29 @@ impl Engine {
     /// of them is terminal.
     #[must_use]
     pub fn wait(&self, identity: &Identity, request: WaitRequest) -> Wait {
-        let (mut driver, views) = Driver::new(&self.sight, identity, request);
+        self.start(identity, request, stream::pending().boxed())
+    }
+
+    /// Waits as [`Engine::wait`] does, and is also told of events by the caller, beside the runtime's
+    /// own or, with [`Options::events`] off, instead of them.
+    ///
+    /// An event has its node looked at, at once; it decides nothing. Those of other containers are
+    /// ignored. What the caller tells is never taken to be all that happens, so nodes are polled as if
+    /// there were no such events; once the stream has ended, that is all.
+    #[must_use]
+    pub fn wait_with_events(
+        &self,
+        identity: &Identity,
+        request: WaitRequest,
+        events: impl Stream<Item = ContainerEvent> + Send + 'static,
+    ) -> Wait {
+        self.start(identity, request, events.boxed())
+    }
+
+    fn start(&self, identity: &Identity, request: WaitRequest, events: driver::Events) -> Wait {
+        let environment = self.environment().clone();
+        let (mut driver, views) =
+            Driver::new(&self.watchers, environment, identity, request, events);
         let task = self.environment().spawn(async move { driver.run().await });
         Wait::new(views, task)
     }

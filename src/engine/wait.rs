@@ -86,10 +86,12 @@ pub struct NodeReport {
     /// Where it is on its way.
     pub state: NodeState,
     /// Its probes, in the order in which they run.
-    pub probes: Vec<ProbeReport>,
+    pub probes: Arc<[ProbeReport]>,
     /// What made readyd look.
     pub trigger: Trigger,
-    /// How many looks there have been.
+    /// What happened, where that was an event: the engine's word for it (`die`), or a unit's name.
+    pub trigger_detail: Arc<str>,
+    /// How many answers the engine and the node have given, to whoever follows the node.
     pub round: u64,
     /// When it was so.
     pub observed: SystemTime,
@@ -110,7 +112,7 @@ impl NodeReport {
             && self
                 .probes
                 .iter()
-                .zip(&other.probes)
+                .zip(other.probes.iter())
                 .all(|(a, b)| a.says_the_same(b))
     }
 }

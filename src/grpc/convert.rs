@@ -107,6 +107,8 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
     let trigger = match report.trigger {
         Trigger::Initial => pb::Trigger::Initial,
         Trigger::Poll => pb::Trigger::Poll,
+        Trigger::ContainerEvent => pb::Trigger::ContainerEvent,
+        Trigger::UnitEvent => pb::Trigger::UnitEvent,
     };
     pb::NodeReport {
         node: report.node.to_string(),
@@ -114,7 +116,7 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
         state: state.into(),
         probes: report.probes.iter().map(probe_report).collect(),
         trigger: trigger.into(),
-        trigger_detail: String::new(),
+        trigger_detail: report.trigger_detail.to_string(),
         round: report.round,
         reason: text(reason),
     }

@@ -21,6 +21,7 @@ use super::{
     journal::Journals,
 };
 use crate::{
+    event::Doubts,
     question::{Answer, Question},
     runtime::{Exec, ExecChunk, ExecStreams, RuntimeError},
     systemd::{dbus::Bus, stream::ByteStream, systemctl},
@@ -69,10 +70,16 @@ impl BridgeLink {
         }
     }
 
-    async fn look(&self, question: &UnitQuestion, by: Instant) -> Result<SystemdLook, LinkError> {
+    async fn look(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Result<SystemdLook, LinkError> {
         let look = || {
             let connect = || self.connect(by);
-            self.bus.look(&self.place, question, None, by, connect)
+            self.bus
+                .look(&self.place, question, None, listener, by, connect)
         };
         let mut first = look().await?;
         // Of a unit whose proof is not wanted, the type is not known either.
@@ -210,13 +217,19 @@ fn stream(streams: ExecStreams, complaint: Arc<Mutex<Vec<u8>>>) -> ByteStream {
         write: streams.input,
         // Through the bridge nobody sees who asks; it lets in whoever could start it.
         auth: AuthMechanism::External,
+        listeners: Arc::default(),
     }
 }
 
 #[async_trait]
 impl Link for BridgeLink {
-    async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook> {
-        Told::by(BRIDGE, self.look(question, by).await)
+    async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Told<SystemdLook> {
+        Told::by(BRIDGE, self.look(question, listener, by).await)
     }
 
     async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {

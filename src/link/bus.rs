@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{LinkError, Place};
 use crate::{
+    event::Doubts,
     systemd::dbus::{Bus, MonotonicNow},
     unit::{SystemdLook, UnitQuestion},
 };
@@ -32,6 +33,7 @@ impl BusSlot {
         place: &Place,
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
+        listener: Option<&Arc<Doubts>>,
         by: Instant,
         connect: impl FnOnce() -> C,
     ) -> Result<SystemdLook, LinkError>
@@ -39,7 +41,7 @@ impl BusSlot {
         C: Future<Output = Result<Bus, LinkError>>,
     {
         let bus = self.connected(place, by, connect).await?;
-        let look = async { Ok(bus.look(question, now).await?) };
+        let look = async { Ok(bus.look(question, now, listener).await?) };
         let looked = place.within("systemd", BUS_LIMIT, by, look).await;
         if looked.is_ok() {
             place.is_up();

@@ -1,6 +1,8 @@
 //! The way in by exec: works wherever the engine can be reached, and costs a hundred times what it
 //! asks for. The last resort.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 
@@ -9,6 +11,7 @@ use super::{
     command::{Commands, lossy},
 };
 use crate::{
+    event::Doubts,
     question::{Answer, Question},
     systemd::systemctl,
     unit::{SystemdLook, UnitQuestion},
@@ -38,7 +41,13 @@ impl ExecLink {
 
 #[async_trait]
 impl Link for ExecLink {
-    async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook> {
+    /// Nobody is told of changes: a program that has ended tells nothing more.
+    async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        _listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Told<SystemdLook> {
         Told::by(EXEC, self.systemctl(question, by).await)
     }
 

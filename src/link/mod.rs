@@ -29,7 +29,7 @@ mod pool;
 mod script;
 mod shell;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -38,6 +38,7 @@ pub(crate) use node::Handy;
 pub(crate) use pool::{Lease, Links};
 
 use crate::{
+    event::Doubts,
     question::{Answer, Question},
     runtime::{RuntimeError, within},
     systemd::dbus::DbusError,
@@ -96,11 +97,21 @@ pub(crate) const HOST: &str = "host";
 pub(crate) const BRIDGE: &str = "bridge";
 pub(crate) const EXEC: &str = "exec";
 
+/// Makes links that a test has thought out.
+#[cfg(test)]
+pub(crate) type Maker = Arc<dyn Fn(&crate::runtime::Container) -> Arc<dyn Link> + Send + Sync>;
+
 /// The way into one running node.
 #[async_trait]
 pub(crate) trait Link: Send + Sync {
-    /// What systemd says.
-    async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook>;
+    /// What systemd says. Where changes can be heard of, the listener is told of each that comes after
+    /// this look: [`SystemdLook::told`] says whether it will be.
+    async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Told<SystemdLook>;
 
     /// What a port or a command says.
     async fn ask(&self, question: &Question, by: Instant) -> Told<Answer>;

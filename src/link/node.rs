@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::host::{HostLink, Threads};
 use super::{Link, LinkChoice, LinkError, Place, Told, bridge::BridgeLink, exec::ExecLink};
 use crate::{
+    event::Doubts,
     question::{Answer, Question},
     unit::{SystemdLook, UnitQuestion},
 };
@@ -35,6 +36,8 @@ pub(crate) struct NodeLink {
     threads: Arc<Threads>,
     current: Mutex<Current>,
     handy: Mutex<HashMap<&'static str, Handy>>,
+    #[cfg(test)]
+    pub(super) maker: Option<super::Maker>,
 }
 
 /// Which way is taken, and the link that goes it.
@@ -85,12 +88,19 @@ impl NodeLink {
             threads,
             current: Mutex::default(),
             handy: Mutex::default(),
+            #[cfg(test)]
+            maker: None,
         }
     }
 
     /// What systemd says.
-    pub(crate) async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook> {
-        self.told(move |link| async move { link.systemd(question, by).await })
+    pub(crate) async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Told<SystemdLook> {
+        self.told(move |link| async move { link.systemd(question, listener, by).await })
             .await
     }
 
@@ -110,6 +120,11 @@ impl NodeLink {
     pub(crate) fn remember(&self, question: &'static str, handy: Handy) {
         let mut known = self.handy.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(question, handy);
+    }
+
+    /// Lets the next who asks make the way anew.
+    pub(crate) fn renew(&self) {
+        *self.lock() = Current::default();
     }
 
     async fn told<T, F>(&self, ask: impl Fn(Arc<dyn Link>) -> F) -> Told<T>
@@ -189,6 +204,10 @@ impl NodeLink {
     }
 
     fn make(&self, way: Way) -> Arc<dyn Link> {
+        #[cfg(test)]
+        if let Some(maker) = &self.maker {
+            return maker(&self.place.container);
+        }
         let place = self.place.clone();
         match way {
             #[cfg(target_os = "linux")]

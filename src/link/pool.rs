@@ -34,6 +34,8 @@ struct Pool {
     #[cfg(target_os = "linux")]
     threads: Arc<Threads>,
     kept: Mutex<Kept>,
+    #[cfg(test)]
+    maker: Option<super::Maker>,
 }
 
 #[derive(Default)]
@@ -73,7 +75,17 @@ impl Links {
             #[cfg(target_os = "linux")]
             threads: Arc::default(),
             kept: Mutex::default(),
+            #[cfg(test)]
+            maker: None,
         }))
+    }
+
+    /// Links that a test has thought out.
+    #[cfg(test)]
+    pub(crate) fn made_by(self, maker: super::Maker) -> Self {
+        let mut pool = Arc::into_inner(self.0).unwrap();
+        pool.maker = Some(maker);
+        Self(Arc::new(pool))
     }
 
     /// The link into this run of this container, which was looked at just now. A link is never used
@@ -109,14 +121,18 @@ impl Pool {
             container: container.clone(),
             up: Arc::default(),
         };
+        #[allow(unused_mut, reason = "a test has links of its own")]
+        let mut link = NodeLink::new(
+            place,
+            self.choice,
+            #[cfg(target_os = "linux")]
+            Arc::clone(&self.threads),
+        );
+        #[cfg(test)]
+        link.maker.clone_from(&self.maker);
         Entry {
             container: container.clone(),
-            link: Arc::new(NodeLink::new(
-                place,
-                self.choice,
-                #[cfg(target_os = "linux")]
-                Arc::clone(&self.threads),
-            )),
+            link: Arc::new(link),
             users: 0,
             idle_since: self.environment.now(),
         }

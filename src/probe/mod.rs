@@ -147,6 +147,14 @@ enum Kind {
     Custom(Arc<Custom>),
 }
 
+/// Tells one probe from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum ProbeKey {
+    Builtin(&'static str),
+    /// A check of one's own by its place in memory: two of one name need not be the same.
+    Custom(usize),
+}
+
 /// The future of a custom check.
 type CheckFuture = Pin<Box<dyn Future<Output = Result<Outcome, CouldNotLook>> + Send>>;
 
@@ -203,6 +211,13 @@ impl Probe {
         match &self.0 {
             Kind::Builtin(row) => row.name,
             Kind::Custom(custom) => &custom.name,
+        }
+    }
+
+    pub(crate) fn key(&self) -> ProbeKey {
+        match &self.0 {
+            Kind::Builtin(row) => ProbeKey::Builtin(row.name),
+            Kind::Custom(custom) => ProbeKey::Custom(Arc::as_ptr(custom) as usize),
         }
     }
 

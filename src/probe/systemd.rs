@@ -35,6 +35,7 @@ mod tests {
                 system: system.to_owned(),
                 failed_units: failed.iter().map(|unit| (*unit).to_owned()).collect(),
                 units: [].into(),
+                told: false,
             })
         };
         assert_eq!(judged("running", &[]), Outcome::passed());

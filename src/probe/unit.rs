@@ -130,6 +130,7 @@ mod tests {
         let look = SystemdLook {
             system: "running".to_owned(),
             failed_units: vec![],
+            told: false,
             units: [
                 (
                     "sshd.service".to_owned(),

@@ -2,19 +2,26 @@
 //! node's system bus.
 //!
 //! Any number of units is one call, which tells their states. What else a finding may need (the
-//! type, the main process, when it became so) is asked of the few units that it is needed of.
+//! type, the main process, when it became so) is asked of the few units that it is needed of. Whoever
+//! follows a node subscribes to changes first, and looks then.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::{join, try_join, try_join_all};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Mutex;
 use zbus::{Connection, DynamicType, OwnedObjectPath, OwnedVariant, Type, conn::Builder};
 
-use super::stream::ByteStream;
+use super::{
+    signals::{Listeners, MANAGER_RULES, unit_rule},
+    stream::ByteStream,
+};
 use crate::{
+    event::Doubts,
     text::{clean, truncate},
     unit::{SystemdLook, Unit, UnitQuestion},
 };
@@ -28,6 +35,8 @@ const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const ROOT: &str = "/org/freedesktop/systemd1";
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_PATH: &str = "/org/freedesktop/DBus";
 
 /// Why systemd gave no answer over D-Bus.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -48,7 +57,12 @@ pub(crate) enum DbusError {
 
 /// A connection to a node's system bus.
 #[derive(Debug)]
-pub(crate) struct Bus(Connection);
+pub(crate) struct Bus {
+    connection: Connection,
+    listeners: Arc<Listeners>,
+    /// The units whose changes come, once systemd as a whole is listened to.
+    heard: Mutex<Option<BTreeSet<String>>>,
+}
 
 /// What a unit's monotonic timestamps are held against: the clock that they were taken from, read
 /// before the look that they came with. Whatever is reckoned from it is older, never younger, than
@@ -73,17 +87,93 @@ type Row = (
 
 impl Bus {
     pub(crate) async fn connect(stream: ByteStream) -> Result<Self, DbusError> {
+        let listeners = Arc::clone(&stream.listeners);
         let built = Builder::socket(stream).build().await;
-        Ok(Self(built.map_err(handshake_error)?))
+        Ok(Self {
+            connection: built.map_err(handshake_error)?,
+            listeners,
+            heard: Mutex::default(),
+        })
     }
 
     /// Whether the connection is known to be gone.
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.connection.is_closed()
     }
 
     /// What systemd says. Failed units come without their journal, which no D-Bus call tells.
+    ///
+    /// Whoever wants to hear of changes is told of each that comes after what this look saw.
     pub(crate) async fn look(
+        &self,
+        question: &UnitQuestion,
+        now: Option<MonotonicNow>,
+        listener: Option<&Arc<Doubts>>,
+    ) -> Result<SystemdLook, DbusError> {
+        let Some(listener) = listener else {
+            return self.look_once(question, now).await;
+        };
+        let asked = question.units.iter().map(|unit| (*unit).to_owned());
+        let mut told = self.listen(listener, asked.collect()).await?;
+        let mut look = self.look_once(question, now).await?;
+        // Changes are told by a unit's real name, which another one that was asked for may stand
+        // for.
+        let names: Vec<_> = look.units.values().map(|unit| unit.id.clone()).collect();
+        if told && !self.hears(&names).await {
+            told = self.listen(listener, names).await?;
+            look = self.look_once(question, now).await?;
+            let names: Vec<_> = look.units.values().map(|unit| unit.id.clone()).collect();
+            told &= self.hears(&names).await;
+        }
+        look.told = told && !self.is_closed();
+        Ok(look)
+    }
+
+    async fn hears(&self, units: &[String]) -> bool {
+        let heard = self.heard.lock().await;
+        let heard = heard.as_ref();
+        heard.is_some_and(|heard| units.iter().all(|unit| heard.contains(unit)))
+    }
+
+    /// Lets changes of these units, and of systemd as a whole, be told; false if the node has none of
+    /// it.
+    async fn listen(&self, listener: &Arc<Doubts>, units: Vec<String>) -> Result<bool, DbusError> {
+        self.listeners.add(listener);
+        let mut heard = self.heard.lock().await;
+        let new: Vec<_> = units
+            .into_iter()
+            .filter(|unit| !heard.as_ref().is_some_and(|heard| heard.contains(unit)))
+            .collect();
+        if heard.is_some() && new.is_empty() {
+            return Ok(true);
+        }
+        let first = heard.is_none();
+        let rules = MANAGER_RULES.iter().map(|rule| (*rule).to_owned());
+        let rules = rules
+            .filter(|_| first)
+            .chain(new.iter().map(|unit| unit_rule(unit)));
+        let matched = try_join_all(rules.map(|rule| async move {
+            self.call_at::<()>(BUS, BUS_PATH, BUS, "AddMatch", &(rule,))
+                .await
+        }));
+        // systemd tells nothing to nobody: somebody has to have subscribed.
+        let subscribed = async {
+            match first {
+                true => self.call::<()>(ROOT, MANAGER, "Subscribe", &()).await,
+                false => Ok(()),
+            }
+        };
+        match try_join(matched, subscribed).await {
+            Ok(_) => {}
+            // Too many rules, say. Then it has to be asked again and again.
+            Err(DbusError::Said(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        heard.get_or_insert_default().extend(new);
+        Ok(true)
+    }
+
+    async fn look_once(
         &self,
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
@@ -109,6 +199,7 @@ impl Bus {
             units: units?.into_iter().collect::<BTreeMap<_, _>>(),
             failed_units: failed_units?,
             system,
+            told: false,
         })
     }
 
@@ -233,9 +324,23 @@ impl Bus {
     where
         T: DeserializeOwned + Type,
     {
+        self.call_at(SYSTEMD, path, interface, method, body).await
+    }
+
+    async fn call_at<T>(
+        &self,
+        service: &str,
+        path: &str,
+        interface: &str,
+        method: &str,
+        body: &(impl Serialize + DynamicType),
+    ) -> Result<T, DbusError>
+    where
+        T: DeserializeOwned + Type,
+    {
         let reply = self
-            .0
-            .call_method(Some(SYSTEMD), path, Some(interface), method, body)
+            .connection
+            .call_method(Some(service), path, Some(interface), method, body)
             .await
             .map_err(call_error)?;
         let said = reply.body().deserialize::<T>();

@@ -24,6 +24,8 @@ use zbus::{
     },
 };
 
+use super::signals::Listeners;
+
 /// The longest message that is read. What is made of it may take sixty times as much memory: a
 /// variant of a byte array has one for each byte.
 pub(crate) const MESSAGE_CAP: usize = 128 * 1024;
@@ -43,6 +45,8 @@ pub(crate) struct ByteStream {
     pub(crate) write: Pin<Box<dyn AsyncWrite + Send>>,
     /// How the peer is told who asks.
     pub(crate) auth: AuthMechanism,
+    /// Who is told of signals.
+    pub(crate) listeners: Arc<Listeners>,
 }
 
 impl Socket for ByteStream {
@@ -51,13 +55,17 @@ impl Socket for ByteStream {
 
     fn split(self) -> Split<Reader, Writer> {
         let unasked = Arc::new(AtomicUsize::new(0));
-        let reader = Reader(Bytes {
+        let bytes = Bytes {
             // A lock that is never contended: it makes the stream Sync, which zbus asks for.
             stream: Mutex::new(self.read),
             line: Some(0),
             unasked: Arc::clone(&unasked),
             auth: self.auth,
-        });
+        };
+        let reader = Reader {
+            bytes,
+            listeners: self.listeners,
+        };
         let writer = Writer {
             stream: Mutex::new(self.write),
             unasked,
@@ -66,13 +74,15 @@ impl Socket for ByteStream {
     }
 }
 
-/// Reads messages, none longer than [`MESSAGE_CAP`].
+/// Reads messages, none longer than [`MESSAGE_CAP`]; whoever listens is told of signals.
 #[derive(Debug)]
-pub(crate) struct Reader(Bytes);
+pub(crate) struct Reader {
+    bytes: Bytes,
+    listeners: Arc<Listeners>,
+}
 
-#[async_trait]
-impl ReadHalf for Reader {
-    async fn receive_message(
+impl Reader {
+    async fn message(
         &mut self,
         seq: u64,
         received: &mut Vec<u8>,
@@ -81,7 +91,7 @@ impl ReadHalf for Reader {
         while received.len() < HEADER {
             let mut rest = [0; HEADER];
             let missing = HEADER - received.len();
-            let (read, _) = self.0.recvmsg(&mut rest[..missing]).await?;
+            let (read, _) = self.bytes.recvmsg(&mut rest[..missing]).await?;
             if read == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
@@ -91,15 +101,39 @@ impl ReadHalf for Reader {
         if length > MESSAGE_CAP as u64 {
             return Err(invalid(&format!("a message of {length} bytes")).into());
         }
-        self.0.receive_message(seq, received, fds).await
+        self.bytes.receive_message(seq, received, fds).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.listeners.lost();
+    }
+}
+
+#[async_trait]
+impl ReadHalf for Reader {
+    async fn receive_message(
+        &mut self,
+        seq: u64,
+        received: &mut Vec<u8>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> zbus::Result<Message> {
+        let message = self.message(seq, received, fds).await;
+        match &message {
+            Ok(message) => self.listeners.hear(message),
+            // zbus reads no further.
+            Err(_) => self.listeners.lost(),
+        }
+        message
     }
 
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        self.0.recvmsg(buffer).await
+        self.bytes.recvmsg(buffer).await
     }
 
     fn auth_mechanism(&self) -> AuthMechanism {
-        self.0.auth
+        self.bytes.auth
     }
 }
 
@@ -204,18 +238,22 @@ mod tests {
     use super::*;
 
     fn reader(bytes: &'static [u8], line: Option<usize>) -> Reader {
-        Reader(Bytes {
+        let bytes = Bytes {
             stream: Mutex::new(Box::pin(Cursor::new(bytes))),
             line,
             unasked: Arc::default(),
             auth: AuthMechanism::External,
-        })
+        };
+        Reader {
+            bytes,
+            listeners: Arc::default(),
+        }
     }
 
     #[tokio::test]
     async fn a_peer_that_never_stops_is_not_listened_to() {
         let mut endless = reader(&[], None);
-        endless.0.stream = Mutex::new(Box::pin(tokio::io::repeat(0)));
+        endless.bytes.stream = Mutex::new(Box::pin(tokio::io::repeat(0)));
         let mut buffer = vec![0; MESSAGE_CAP];
         let mut read = 0;
         let ended = loop {
@@ -251,7 +289,7 @@ mod tests {
         }
         let mut good = reader(b"OK 00\r\nl", Some(0));
         assert_eq!(good.recvmsg(&mut [0; 1024]).await.unwrap().0, 8);
-        assert_eq!(good.0.line, None);
+        assert_eq!(good.bytes.line, None);
     }
 
     #[test]

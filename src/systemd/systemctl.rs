@@ -130,6 +130,7 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdLook, String>
         system,
         failed_units,
         units,
+        told: false,
     })
 }
 

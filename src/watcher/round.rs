@@ -16,8 +16,6 @@ pub(super) struct Round {
     pub(super) probes: Vec<Probe>,
     before: Vec<ProbeReport>,
     pub(super) reports: Vec<ProbeReport>,
-    /// Reports that were taken back.
-    behind: Vec<ProbeReport>,
     /// Whether a probe has not passed, which ends the round.
     pub(super) stopped: bool,
     /// How long the next probe to be settled took.
@@ -35,7 +33,6 @@ impl Round {
             before: before.to_vec(),
             reports: Vec::with_capacity(probes.len()),
             probes,
-            behind: Vec::new(),
             stopped: false,
             elapsed: Duration::ZERO,
         }
@@ -60,14 +57,6 @@ impl Round {
         self.before.iter().find(|report| report.probe == probe)
     }
 
-    /// Whether the next probe has no answer of an earlier round that could stand until it has one.
-    pub(super) fn awaits_first_answer(&self) -> bool {
-        self.next().is_some_and(|probe| {
-            let known = self.known(probe.name());
-            known.is_none_or(|report| matches!(report.result, ProbeResult::Skipped(_)))
-        })
-    }
-
     /// Everything as it is while the next probe is being asked for the first time.
     pub(super) fn so_far(&self) -> Vec<ProbeReport> {
         let mut round = Self::new(&self.environment, &self.before, self.probes.clone());
@@ -79,17 +68,6 @@ impl Round {
 
     pub(super) fn has_passed(&self) -> bool {
         !self.stopped && self.reports.len() == self.probes.len()
-    }
-
-    /// Takes back the reports from this one on, so that it can be settled anew; [`Self::restore`]
-    /// brings back those behind it.
-    pub(super) fn back_to(&mut self, index: usize) {
-        self.elapsed = Duration::ZERO;
-        self.behind = self.reports.split_off(index).split_off(1);
-    }
-
-    pub(super) fn restore(&mut self) {
-        self.reports.append(&mut self.behind);
     }
 
     fn unanswered_next(&mut self) {

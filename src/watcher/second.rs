@@ -13,7 +13,6 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::look::Found;
 use crate::{
     probe::{Finding, Outcome, Proof},
     text::Detail,
@@ -25,12 +24,10 @@ pub(crate) const PROVEN: Duration = Duration::from_millis(200);
 /// How much later a failed unit has to be found unchanged.
 pub(crate) const CONFIRMED: Duration = Duration::from_millis(100);
 
-/// What earlier looks left open, and the units that they saw, by probe.
+/// What earlier looks left open, by probe.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     open: HashMap<String, Open>,
-    units: HashMap<String, Proof>,
-    kept: HashMap<String, (Proof, Found)>,
 }
 
 #[derive(Debug)]
@@ -40,9 +37,6 @@ struct Open {
     /// The end of the look that found it first: it was so by then at the latest.
     seen: Instant,
 }
-
-/// For how long a passed answer of a port counts while the unit behind it is unchanged.
-const KEPT: Duration = Duration::from_secs(1);
 
 /// A finding after time has had its say.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,35 +104,6 @@ impl Memory {
                 }
             }
         }
-    }
-
-    /// A passed answer that counts again, since it is new enough and the unit behind it unchanged.
-    ///
-    /// sshd locks out who reads its banner more often than once in a second and never logs in
-    /// (`sshd_config(5)`, `PerSourcePenalties`).
-    pub(crate) fn kept(&self, probe: &str, unit: Option<&Proof>, now: Instant) -> Option<Found> {
-        let (proof, found) = self.kept.get(probe)?;
-        let counts = unit == Some(proof) && now.saturating_duration_since(found.span.0) < KEPT;
-        counts.then(|| found.clone())
-    }
-
-    /// Keeps an answer, if it passed, with the unit as it was before it was asked.
-    pub(crate) fn keep(&mut self, probe: &str, unit: Proof, found: &Found) {
-        if found.finding == Finding::passed() {
-            self.kept.insert(probe.to_owned(), (unit, found.clone()));
-        } else {
-            self.kept.remove(probe);
-        }
-    }
-
-    /// Whether the probe's unit is another than at the look before: it was started again in between,
-    /// however well it is now.
-    pub(crate) fn changed(&mut self, probe: &str, unit: Option<&Proof>) -> bool {
-        let before = match unit {
-            Some(unit) => self.units.insert(probe.to_owned(), unit.clone()),
-            None => self.units.remove(probe),
-        };
-        before.is_some() && before.as_ref() != unit
     }
 
     /// Since when just this has been found.

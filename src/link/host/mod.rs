@@ -34,6 +34,7 @@ use super::{
     journal::Journals,
 };
 use crate::{
+    event::Doubts,
     question::{Answer, Question},
     systemd::{
         dbus::{Bus, MonotonicNow},
@@ -93,14 +94,19 @@ impl HostLink {
         Ok(process)
     }
 
-    async fn look(&self, question: &UnitQuestion, by: Instant) -> Result<SystemdLook, LinkError> {
+    async fn look(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Result<SystemdLook, LinkError> {
         let process = self.process().await?;
         // Before the look: see MonotonicNow. A node with a clock of its own tells no ages.
         let now = process.shares_clock().then(monotonic);
         let connect = || self.connect(process, by);
         let mut look = self
             .bus
-            .look(&self.place, question, now, by, connect)
+            .look(&self.place, question, now, listener, by, connect)
             .await?;
         self.journals
             .read(&self.commands, question, &mut look, by)
@@ -133,6 +139,7 @@ impl HostLink {
             read: Box::pin(read),
             write: Box::pin(write),
             auth: AuthMechanism::External,
+            listeners: Arc::default(),
         };
         let connect = async { Ok(Bus::connect(stream).await?) };
         self.place
@@ -176,8 +183,13 @@ fn monotonic() -> MonotonicNow {
 
 #[async_trait]
 impl Link for HostLink {
-    async fn systemd(&self, question: &UnitQuestion, by: Instant) -> Told<SystemdLook> {
-        Told::by(HOST, self.look(question, by).await)
+    async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Told<SystemdLook> {
+        Told::by(HOST, self.look(question, listener, by).await)
     }
 
     async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {

@@ -1,0 +1,186 @@
+//! What the engine tells of its containers.
+
+use std::{
+    collections::HashMap,
+    future::ready,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bollard::{
+    BollardRequest, Docker,
+    errors::Error,
+    models::{EventActor, EventMessage},
+    query_parameters::{EventsOptions, EventsOptionsBuilder},
+};
+use futures_util::{Stream, StreamExt as _, stream};
+use hyper::{Response, body::Incoming};
+use hyper_util::{
+    client::legacy::{Client, connect::Connect},
+    rt::TokioExecutor,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    DockerRuntime,
+    error::{Call, bounded},
+};
+use crate::{
+    event::{Action, ContainerEvent, EventStream},
+    runtime::{CALL_LIMIT, ContainerId, RuntimeError},
+};
+
+/// How long an engine may take from its answer to the subscription behind it: moby answers first,
+/// and subscribes then (`getEvents` in api/server/router/system).
+const SUBSCRIBED: Duration = Duration::from_millis(10);
+
+pub(super) async fn subscribe(
+    engine: &DockerRuntime,
+    since: Option<SystemTime>,
+    by: Instant,
+) -> Result<EventStream, RuntimeError> {
+    let call = Call {
+        action: "subscribing to events".to_owned(),
+        engine: engine.host.to_string(),
+    };
+    let start = Instant::now();
+    let end = by.min(start + CALL_LIMIT);
+    let answered = Arc::new(Notify::new());
+    let first = timeout_at(end, async {
+        let version = engine.client().await?.client_version();
+        let told = Arc::clone(&answered);
+        let docker = engine.host.observed(&version, move || told.notify_one())?;
+        let mut events = Box::pin(events(docker, since));
+        // The subscription stands before anything has happened, which the stream does not show.
+        let first = tokio::select! {
+            biased;
+            first = events.next() => Some(first.unwrap_or(Err(ended()))?),
+            () = answered.notified() => None,
+        };
+        Ok((first, events))
+    });
+    let (first, events) = match first.await {
+        Ok(Ok(subscribed)) => subscribed,
+        Ok(Err(error)) => return Err(call.error(error)),
+        Err(_) => return Err(call.timed_out((start + CALL_LIMIT <= by).then_some(CALL_LIMIT))),
+    };
+    if first.is_none() {
+        sleep(SUBSCRIBED).await;
+    }
+    let events = stream::iter(first.map(Ok)).chain(events);
+    let events = events.filter_map(move |event| {
+        let event = event.map_err(|error| call.clone().error(error));
+        ready(event.map(self::event).transpose())
+    });
+    Ok(Box::pin(events))
+}
+
+fn ended() -> Error {
+    std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
+}
+
+/// Only what happens to containers, and of that only what is acted on: execs have events, too.
+fn events(
+    docker: Docker,
+    since: Option<SystemTime>,
+) -> impl Stream<Item = Result<EventMessage, Error>> {
+    let actions = Action::ALL.map(Action::as_str).to_vec();
+    let filters = HashMap::from([("type", vec!["container"]), ("event", actions)]);
+    let mut options = EventsOptionsBuilder::default().filters(&filters);
+    let since = since.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    if let Some(since) = since {
+        options = options.since(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()));
+    }
+    let options: EventsOptions = options.build();
+    // The stream borrows nothing of the client, but the client has to live as long.
+    stream::once(async move {
+        let events = docker.events(Some(options));
+        events.map(move |event| {
+            let _ = &docker;
+            event
+        })
+    })
+    .flatten()
+}
+
+fn event(message: EventMessage) -> Option<ContainerEvent> {
+    let EventActor { id, attributes } = message.actor?;
+    let mut attributes = attributes.unwrap_or_default();
+    let name = attributes.remove("name").unwrap_or_default();
+    let former = attributes.remove("oldName");
+    let nanos = message
+        .time_nano
+        .and_then(|nanos| u64::try_from(nanos).ok());
+    Some(ContainerEvent {
+        id: ContainerId(bounded(&id?)),
+        name: bounded(name.trim_start_matches('/')),
+        former_name: former.map(|name| bounded(name.trim_start_matches('/'))),
+        action: Action::named(&message.action?)?,
+        at: nanos.map(|nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)),
+    })
+}
+
+/// The future of an answer.
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + Send>>;
+
+/// What carries requests to an engine.
+pub(super) type Transport = Box<dyn Fn(BollardRequest) -> Answer + Send + Sync>;
+
+/// Carries requests over a connection each, and tells of each answer that is no error.
+pub(super) fn observing<C>(connector: C, told: impl Fn() + Send + Sync + 'static) -> Transport
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let client = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(0)
+        .build(connector);
+    let told = Arc::new(told);
+    Box::new(move |request| {
+        let answer = client.request(request);
+        let told = Arc::clone(&told);
+        Box::pin(async move {
+            let answer = answer.await?;
+            if answer.status().is_success() {
+                told();
+            }
+            Ok(answer)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(action: &str) -> EventMessage {
+        let attributes = [("name", "new"), ("oldName", "/old"), ("exitCode", "1")];
+        EventMessage {
+            action: Some(action.to_owned()),
+            actor: Some(EventActor {
+                id: Some("ab".repeat(32)),
+                attributes: Some(
+                    attributes
+                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                        .into(),
+                ),
+            }),
+            time_nano: Some(1_500_000_000),
+            ..EventMessage::default()
+        }
+    }
+
+    #[test]
+    fn what_is_acted_on_is_an_event_and_nothing_else() {
+        let event = event(message("rename")).unwrap();
+        assert_eq!((event.name.as_str(), event.action), ("new", Action::Rename));
+        assert_eq!(event.former_name.as_deref(), Some("old"));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
+        assert_eq!(event.at, Some(at));
+        assert_eq!(self::event(message("exec_create: ls")), None);
+        assert_eq!(self::event(EventMessage::default()), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! What systemd tells unasked (org.freedesktop.systemd1(5), "Signals"), and who is told of it.
+//!
+//! Signals are taken off the stream as they come: whoever follows a node is told that something has
+//! changed, never what. Nothing is queued here, so that no storm of them fills anything or delays an
+//! answer behind it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use zbus::{Message, message::Type};
+
+use crate::{
+    event::Doubts,
+    text::{clean, truncate},
+};
+
+const MANAGER: &str = "/org/freedesktop/systemd1";
+const UNITS: &str = "/org/freedesktop/systemd1/unit/";
+
+/// What systemd as a whole tells: that the boot is over, that unit files are read anew (true and
+/// false), and how a job ended; only those that leave a unit failed make a system degraded.
+pub(super) const MANAGER_RULES: [&str; 5] = [
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='StartupFinished'",
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='Reloading'",
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='JobRemoved',arg3='failed'",
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='JobRemoved',arg3='timeout'",
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='JobRemoved',arg3='dependency'",
+];
+
+/// The rule for the changes of a unit. Each change is told for the unit and once more for what only
+/// its type has; one of the two will do.
+pub(super) fn unit_rule(unit: &str) -> String {
+    format!(
+        "type='signal',sender='org.freedesktop.systemd1',path='{UNITS}{}',\
+         interface='org.freedesktop.DBus.Properties',member='PropertiesChanged',\
+         arg0='org.freedesktop.systemd1.Unit'",
+        escape(unit)
+    )
+}
+
+/// Those who are told of what comes over one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners(Mutex<Vec<Weak<Doubts>>>);
+
+impl Listeners {
+    /// Tells these doubts from now on, for as long as somebody holds them.
+    pub(super) fn add(&self, doubts: &Arc<Doubts>) {
+        let mut listeners = self.lock();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        if !listeners
+            .iter()
+            .any(|listener| std::ptr::eq(listener.as_ptr(), Arc::as_ptr(doubts)))
+        {
+            listeners.push(Arc::downgrade(doubts));
+        }
+    }
+
+    /// Takes a message that has come.
+    pub(super) fn hear(&self, message: &Message) {
+        if message.message_type() != Type::Signal {
+            return;
+        }
+        let header = message.header();
+        let (Some(path), Some(member)) = (header.path(), header.member()) else {
+            return;
+        };
+        if let Some(unit) = path.strip_prefix(UNITS).and_then(unescape) {
+            self.tell(|doubts| doubts.unit(&unit));
+        } else if path.as_str() == MANAGER {
+            let every_unit = member.as_str() == "Reloading";
+            self.tell(|doubts| doubts.systemd(every_unit));
+        }
+    }
+
+    /// Nothing more will come.
+    pub(super) fn lost(&self) {
+        self.tell(Doubts::deaf);
+    }
+
+    fn tell(&self, what: impl Fn(&Doubts)) {
+        for doubts in self.lock().iter().filter_map(Weak::upgrade) {
+            what(&doubts);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Doubts>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A unit's name as the last part of its path: letters stay, and digits but the first; of all else
+/// the byte in hexadecimal (systemd's `bus_label_escape`).
+fn escape(unit: &str) -> String {
+    use std::fmt::Write as _;
+    let mut label = String::new();
+    for (at, byte) in unit.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit()) {
+            label.push(char::from(byte));
+        } else {
+            let _ = write!(label, "_{byte:02x}");
+        }
+    }
+    label
+}
+
+fn unescape(label: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = label.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        if *byte == b'_' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            let digits = std::str::from_utf8(digits).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = after;
+        } else {
+            bytes.push(*byte);
+        }
+    }
+    let mut unit = clean(&String::from_utf8_lossy(&bytes), false);
+    truncate(&mut unit, 255);
+    Some(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_written_as_systemd_writes_them() {
+        assert_eq!(escape("ssh.service"), "ssh_2eservice");
+        assert_eq!(escape("a_b@1.service"), "a_5fb_401_2eservice");
+        assert_eq!(escape("1.service"), "_31_2eservice");
+        assert_eq!(unescape("ssh_2eservice").as_deref(), Some("ssh.service"));
+        assert_eq!(unescape("ssh_2"), None);
+        assert_eq!(unescape("ssh_zz"), None);
+    }
+
+    #[test]
+    fn a_signal_is_a_doubt_and_nothing_else_is() {
+        let listeners = Listeners::default();
+        let doubts = Arc::default();
+        listeners.add(&doubts);
+        listeners.add(&doubts);
+        assert_eq!(listeners.lock().len(), 1);
+        let signal = |path: &str, interface: &str, member: &str| {
+            let message = Message::signal(path, interface, member);
+            listeners.hear(&message.build(&()).unwrap());
+            doubts.take()
+        };
+        let properties = "org.freedesktop.DBus.Properties";
+        let unit = format!("{UNITS}munge_2eservice");
+        let doubt = signal(&unit, properties, "PropertiesChanged");
+        assert!(doubt.is_about(["munge.service"].into_iter()));
+        assert!(!doubt.is_about(["ssh.service"].into_iter()) && !doubt.systemd);
+        let manager = "org.freedesktop.systemd1.Manager";
+        let doubt = signal(MANAGER, manager, "StartupFinished");
+        assert!(doubt.systemd && !doubt.every_unit);
+        assert!(signal(MANAGER, manager, "Reloading").every_unit);
+        assert_eq!(
+            signal("/else", manager, "Reloading"),
+            Doubts::default().take()
+        );
+        listeners.lost();
+        assert!(doubts.take().every_unit);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_escaped_is_read_back(unit in "[a-zA-Z0-9:_.@\\-]{1,60}") {
+            prop_assert_eq!(unescape(&escape(&unit)), Some(unit));
+        }
+
+        #[test]
+        fn any_path_may_come(label in ".{0,40}") {
+            let _ = unescape(&label);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What the engine tells of its containers, for all who follow one: a single subscription for as long
+//! as anybody does.
+//!
+//! ```text
+//! subscribe ─▶ live ─▶ events, each to whom it is about ─▶ lost ─▶ wait, longer each time ─┐
+//!     ▲          └ everyone looks again          everyone looks again ┘                     │
+//!     └────────────────────────── with the time of the last event ──────────────────────────┘
+//! ```
+//!
+//! Events are hints: an engine drops them for slow readers, and a stream may be cut. So whoever reads
+//! never waits, and whatever may have been missed is looked at.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::StreamExt as _;
+use tokio::sync::Notify;
+
+use crate::{
+    environment::{Environment, Task},
+    event::{Action, ContainerEvent, Doubts, EventStream},
+    node::NodeName,
+    runtime::{CALL_LIMIT, ContainerId, Runtime},
+};
+
+/// The wait before a lost stream is asked for again: at first, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How many events are remembered, so that none that is told again is taken for another: as many as
+/// an engine keeps (`eventsLimit` in moby's daemon/events).
+const RECENT: usize = 256;
+
+/// The engine's events. A clone shares them.
+#[derive(Clone)]
+pub(crate) struct Feed(Arc<Hub>);
+
+struct Hub {
+    runtime: Arc<dyn Runtime>,
+    environment: Environment,
+    /// Whether events are wanted at all.
+    wanted: bool,
+    live: AtomicBool,
+    /// Somebody has seen what no event told.
+    distrusted: Notify,
+    readers: Mutex<Readers>,
+}
+
+#[derive(Default)]
+struct Readers {
+    next: u64,
+    nodes: BTreeMap<u64, (NodeName, Arc<Doubts>)>,
+    /// Reads for as long as there are readers.
+    task: Option<Task>,
+}
+
+/// One node's share in the events; ends when this is dropped.
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    key: u64,
+}
+
+impl Feed {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, environment: Environment, wanted: bool) -> Self {
+        Self(Arc::new(Hub {
+            runtime,
+            environment,
+            wanted,
+            live: AtomicBool::new(false),
+            distrusted: Notify::new(),
+            readers: Mutex::default(),
+        }))
+    }
+
+    /// Tells these doubts of what happens to the container of that name or id.
+    pub(super) fn subscribe(&self, node: NodeName, doubts: Arc<Doubts>) -> Subscription {
+        let hub = &self.0;
+        let mut readers = hub.readers();
+        let key = readers.next;
+        readers.next += 1;
+        readers.nodes.insert(key, (node, doubts));
+        if hub.wanted && readers.task.is_none() {
+            let reading = Arc::clone(hub);
+            let read = async move { reading.read().await };
+            readers.task = Some(hub.environment.spawn(read));
+        }
+        Subscription {
+            hub: Arc::clone(hub),
+            key,
+        }
+    }
+}
+
+impl Subscription {
+    /// Whether whatever happens is told. It is for as long as nothing else is: losing it is told.
+    pub(super) fn is_live(&self) -> bool {
+        self.hub.live.load(Ordering::SeqCst)
+    }
+
+    /// Something was seen that should have been told: the events are subscribed to anew.
+    pub(super) fn distrust(&self) {
+        self.hub.distrusted.notify_one();
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut readers = self.hub.readers();
+        readers.nodes.remove(&self.key);
+        if readers.nodes.is_empty() {
+            readers.task = None;
+            self.hub.live.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Hub {
+    async fn read(&self) {
+        let mut recent = Recent::default();
+        let mut backoff = BACKOFF.0;
+        loop {
+            let by = self.environment.now() + CALL_LIMIT;
+            let start = self.environment.now();
+            match self.runtime.events(recent.newest, by).await {
+                Ok(events) => {
+                    // In this order: whoever looks from now on may go by what is told.
+                    self.live.store(true, Ordering::SeqCst);
+                    self.everyone_looks();
+                    self.follow(events, &mut recent).await;
+                    self.live.store(false, Ordering::SeqCst);
+                    self.everyone_looks();
+                }
+                Err(error) => tracing::debug!(%error, "no events"),
+            }
+            // One that stood for a while was no failure.
+            if self.environment.now() > start + BACKOFF.1 {
+                backoff = BACKOFF.0;
+            }
+            self.environment
+                .sleep(self.environment.jitter(backoff))
+                .await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Passes events on, until there may have been some that did not come.
+    async fn follow(&self, mut events: EventStream, recent: &mut Recent) {
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = events.next() => event,
+                () = self.distrusted.notified() => {
+                    tracing::warn!("an engine's events have told less than was seen: subscribing anew");
+                    return;
+                }
+            };
+            match event {
+                Some(Ok(event)) => {
+                    if recent.is_new(&event) {
+                        self.deliver(&event);
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the engine's events were lost");
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn deliver(&self, event: &ContainerEvent) {
+        for (node, doubts) in self.readers().nodes.values() {
+            if is_about(event, node) {
+                doubts.container(event.action);
+            }
+        }
+    }
+
+    fn everyone_looks(&self) {
+        for (_, doubts) in self.readers().nodes.values() {
+            doubts.gap();
+        }
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        // A std lock: it is never held across an await.
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the event is about the container of that name or id, also where that was its name before.
+pub(crate) fn is_about(event: &ContainerEvent, node: &NodeName) -> bool {
+    let former = event.former_name.as_deref();
+    node.names(&event.id.0, &event.name) || former.is_some_and(|former| former == node.as_str())
+}
+
+/// The events of late.
+#[derive(Default)]
+struct Recent {
+    events: VecDeque<(SystemTime, ContainerId, Action)>,
+    /// The time of the newest.
+    newest: Option<SystemTime>,
+}
+
+impl Recent {
+    /// Whether the event was not told before; one without a time always is.
+    fn is_new(&mut self, event: &ContainerEvent) -> bool {
+        let Some(at) = event.at else {
+            return true;
+        };
+        let event = (at, event.id.clone(), event.action);
+        if self.events.contains(&event) {
+            return false;
+        }
+        if self.events.len() == RECENT {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+        self.newest = self.newest.max(Some(at));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str, action: Action, at: u64) -> ContainerEvent {
+        ContainerEvent {
+            id: ContainerId("ab".repeat(32)),
+            name: name.to_owned(),
+            former_name: None,
+            action,
+            at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(at)),
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_told_again_is_dropped() {
+        let mut recent = Recent::default();
+        assert!(recent.is_new(&event("a", Action::Die, 1)));
+        assert!(!recent.is_new(&event("a", Action::Die, 1)));
+        assert!(recent.is_new(&event("a", Action::Start, 1)));
+        assert!(recent.is_new(&event("a", Action::Die, 2)));
+        for at in 10..2000 {
+            recent.is_new(&event("a", Action::Die, at));
+        }
+        assert_eq!(recent.events.len(), RECENT);
+        let newest = SystemTime::UNIX_EPOCH + Duration::from_secs(1999);
+        assert_eq!(recent.newest, Some(newest));
+    }
+
+    #[test]
+    fn an_event_is_about_a_name_an_id_or_a_former_name() {
+        let about = |event: &ContainerEvent, node: &str| is_about(event, &node.parse().unwrap());
+        let renamed = ContainerEvent {
+            former_name: Some("old".to_owned()),
+            ..event("new", Action::Rename, 1)
+        };
+        for node in ["old", "new", "abababababab"] {
+            assert!(about(&renamed, node), "{node}");
+        }
+        for node in ["ab", "ol", "other"] {
+            assert!(!about(&renamed, node), "{node}");
+        }
+    }
+}
