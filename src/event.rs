@@ -128,6 +128,7 @@ pub(crate) struct Doubts {
 }
 
 /// What may no longer be as it was seen.
+#[allow(clippy::struct_excessive_bools, reason = "each is told by itself")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Doubt {
     /// The container: its state, or which one it is.

@@ -38,7 +38,7 @@
 //! | `SlurmdReady` | … of `"slurmd"` |
 //! | `Snapshot` | [`Engine::snapshot`] |
 //! | `UntilReady(ctx, client, name, probes, interval)` | [`Engine::wait`], or [`Engine::until_ready`] for one node and no progress |
-//! | `UntilReadyWithEvents` | not built yet: a wait polls |
+//! | `UntilReadyWithEvents` | [`Engine::wait`], which goes by the engine's events by itself; [`Engine::wait_with_events`] takes the caller's, too |
 //! | `Func` | the check of [`Probe::custom`] |
 //! | `Probe` | [`Probe`] |
 //! | `NodeProbes(role)` | [`Probe::of_role`] |
@@ -88,6 +88,7 @@ while let Some(event) = wait.next().await {
 //! [`Engine::check`]: engine::Engine::check
 //! [`Engine::snapshot`]: engine::Engine::snapshot
 //! [`Engine::wait`]: engine::Engine::wait
+//! [`Engine::wait_with_events`]: engine::Engine::wait_with_events
 //! [`Engine::until_ready`]: engine::Engine::until_ready
 //! [`NotReady::Terminal`]: engine::NotReady::Terminal
 //! [`WaitRequest::limit`]: engine::WaitRequest::limit

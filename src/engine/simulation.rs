@@ -96,6 +96,7 @@ struct TrueNode {
 }
 
 /// How a node is, as far as a wait can tell.
+#[allow(clippy::struct_excessive_bools, reason = "each is so by itself")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Truth {
     /// All but what follows.
@@ -256,9 +257,10 @@ impl World {
         let Some(container) = &mut self.node(name).container else {
             return;
         };
-        let (from, to, action) = match pause {
-            true => (State::Running, State::Paused, Action::Pause),
-            false => (State::Paused, State::Running, Action::Unpause),
+        let (from, to, action) = if pause {
+            (State::Running, State::Paused, Action::Pause)
+        } else {
+            (State::Paused, State::Running, Action::Unpause)
         };
         if container.state == from {
             container.state = to;
@@ -506,9 +508,10 @@ impl Runtime for Sim {
                 limit: None,
             });
         }
-        match outage {
-            true => Err(unreachable(action)),
-            false => Ok(seen),
+        if outage {
+            Err(unreachable(action))
+        } else {
+            Ok(seen)
         }
     }
 
@@ -819,9 +822,10 @@ impl World {
     /// How much later than usual answers may be.
     fn slowness(&self) -> Duration {
         let of_late = |slow: Instant| slow.elapsed() < Duration::from_secs(12);
-        match self.latency > MS || self.slow.is_some_and(of_late) {
-            true => Duration::from_secs(6),
-            false => 4 * MS,
+        if self.latency > MS || self.slow.is_some_and(of_late) {
+            Duration::from_secs(6)
+        } else {
+            4 * MS
         }
     }
 
@@ -982,9 +986,10 @@ impl World {
             poll_interval: [Duration::ZERO, 100 * MS, 1000 * MS][self.random.usize(..3)],
             stable_for: [Duration::ZERO, Duration::ZERO, 300 * MS, 3000 * MS]
                 [self.random.usize(..4)],
-            failure_policy: match self.random.bool() {
-                true => FailurePolicy::Stop,
-                false => FailurePolicy::KeepWaiting,
+            failure_policy: if self.random.bool() {
+                FailurePolicy::Stop
+            } else {
+                FailurePolicy::KeepWaiting
             },
             ..WaitRequest::default()
         }
@@ -1015,12 +1020,16 @@ impl Spawner for Paused {
     }
 }
 
+#[allow(
+    clippy::too_many_lines,
+    reason = "one play, from the first act to the last"
+)]
 /// Plays one seed for that many steps; tells what went wrong, and the verdicts that there were.
 async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64>) {
     // The clock begins late enough for the past to be reckoned with.
     tokio::time::advance(Duration::from_secs(600)).await;
     let sim = Sim::new(seed);
-    let faults = seed % 2 == 0;
+    let faults = seed.is_multiple_of(2);
     {
         let mut world = sim.world();
         for (at, role) in ROLES.into_iter().enumerate() {
@@ -1079,13 +1088,17 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
     }
 
     // Everything is well from now on: whoever waits is told so in time.
-    clients.into_iter().for_each(|client| client.abort());
+    for client in clients {
+        client.abort();
+    }
     let lossy = {
         let mut world = sim.world();
         let lossy = faults;
         (world.outage, world.lost, world.latency) = (false, 0, MS);
         let names: Vec<_> = world.nodes.keys().cloned().collect();
-        names.iter().for_each(|name| world.heal(name));
+        for name in &names {
+            world.heal(name);
+        }
         lossy
     };
     let nodes: Vec<_> = sim

@@ -158,10 +158,10 @@ impl Bus {
         }));
         // systemd tells nothing to nobody: somebody has to have subscribed.
         let subscribed = async {
-            match first {
-                true => self.call::<()>(ROOT, MANAGER, "Subscribe", &()).await,
-                false => Ok(()),
+            if !first {
+                return Ok(());
             }
+            self.call::<()>(ROOT, MANAGER, "Subscribe", &()).await
         };
         match try_join(matched, subscribed).await {
             Ok(_) => {}

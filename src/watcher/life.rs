@@ -731,19 +731,18 @@ impl Life {
     ) -> (Option<Instant>, Option<Instant>) {
         let poll = after(self.systemd.span.1, self.poll());
         let of_systemd = self.systemd.value.as_ref().map(|asked| match &asked.said {
-            Err(_) if stops => self.retry(self.systemd.span),
-            Err(_) => poll,
             Ok(look) if look.told => {
                 let is_systemd = matches!(probe.means(), Ok(Means::Systemd));
                 // The end of a boot is told; how else it changes is not.
                 let boots = matches!(look.system.as_str(), "starting" | "initializing");
-                match stops && is_systemd && !boots {
-                    true => self.retry(self.systemd.span),
-                    false => self.systemd.span.1 + RESYNC,
+                if stops && is_systemd && !boots {
+                    self.retry(self.systemd.span)
+                } else {
+                    self.systemd.span.1 + RESYNC
                 }
             }
-            Ok(_) if stops => self.retry(self.systemd.span),
-            Ok(_) => poll,
+            _ if stops => self.retry(self.systemd.span),
+            _ => poll,
         });
         let Some(known) = self.answers.get(&probe.key()) else {
             return (of_systemd, None);

@@ -44,9 +44,8 @@ pub(super) fn step<'a>(
     answered: Option<&'a Answered>,
     now: Span,
 ) -> Step<'a> {
-    let means = match probe.means() {
-        Ok(means) => means,
-        Err(_) => return answered.map_or(Step::Check, |answered| own(answered, None)),
+    let Ok(means) = probe.means() else {
+        return answered.map_or(Step::Check, |answered| own(answered, None));
     };
     match means {
         Means::Container => Step::Found(Found {

@@ -145,12 +145,11 @@ impl Subject {
             // A check of somebody's own that panics is their trouble alone.
             Err(custom) => {
                 let check = async { custom.check(self.node.clone()).await };
-                match AssertUnwindSafe(check).catch_unwind().await {
-                    Ok(checked) => checked.map(Finding::Clear).map_err(Trouble::Unknown),
-                    Err(_) => {
-                        let why = format!("the check {} has panicked", probe.name());
-                        Err(Trouble::Unknown(CouldNotLook::new(why)))
-                    }
+                if let Ok(checked) = AssertUnwindSafe(check).catch_unwind().await {
+                    checked.map(Finding::Clear).map_err(Trouble::Unknown)
+                } else {
+                    let why = format!("the check {} has panicked", probe.name());
+                    Err(Trouble::Unknown(CouldNotLook::new(why)))
                 }
             }
         };
