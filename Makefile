@@ -23,7 +23,7 @@ test: engine image
 	cargo test --locked --doc
 
 bench: engine image
-	cargo bench --locked --bench nodes
+	cargo bench --locked --bench nodes --bench waits
 
 engine:
 	$(NODES)/engine
