@@ -241,7 +241,7 @@ impl Driver {
     fn first_terminal(&self) -> Option<usize> {
         self.nodes.iter().position(|followed| {
             let newest = &followed.newest;
-            let own = newest.settled && !newest.doubtful && newest.started >= self.started;
+            let own = newest.settled && !newest.stale && newest.started >= self.started;
             let mut probes = newest.probes.iter();
             own && !self.never_saw(newest) && probes.any(|report| report.result.is_terminal())
         })

@@ -4,7 +4,10 @@
 //! changed, never what. Nothing is queued here, so that no storm of them fills anything or delays an
 //! answer behind it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use zbus::{Message, message::Type};
 
@@ -42,9 +45,16 @@ pub(super) fn unit_rule(unit: &str) -> String {
     )
 }
 
+/// How many units' last words are kept, and how long they may be.
+const WORDS: (usize, usize) = (64, 8 * 1024);
+
 /// Those who are told of what comes over one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Listeners(Mutex<Vec<Weak<Doubts>>>);
+pub(crate) struct Listeners {
+    doubts: Mutex<Vec<Weak<Doubts>>>,
+    /// What was told of each unit last.
+    words: Mutex<HashMap<String, Vec<u8>>>,
+}
 
 impl Listeners {
     /// Tells these doubts from now on, for as long as somebody holds them.
@@ -69,11 +79,33 @@ impl Listeners {
             return;
         };
         if let Some(unit) = path.strip_prefix(UNITS).and_then(unescape) {
+            if !self.is_news(&unit, message.body().data()) {
+                return;
+            }
             self.tell(|doubts| doubts.unit(&unit));
         } else if path.as_str() == MANAGER {
             let every_unit = member.as_str() == "Reloading";
             self.tell(|doubts| doubts.systemd(every_unit));
         }
+    }
+
+    /// Whether a unit is told of in other words than before.
+    ///
+    /// To ask for a unit that is not loaded loads it for a moment, and each time systemd tells of the
+    /// units that it depends on, though they are as they were: looking must not be a reason to look.
+    /// What is told has the state, its timestamps and the job, so that no change hides in equal words.
+    fn is_news(&self, unit: &str, said: &[u8]) -> bool {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.get(unit).is_some_and(|before| before == said) {
+            return false;
+        }
+        let room = words.len() < WORDS.0 || words.contains_key(unit);
+        if room && said.len() <= WORDS.1 {
+            words.insert(unit.to_owned(), said.to_vec());
+        } else {
+            words.remove(unit);
+        }
+        true
     }
 
     /// Nothing more will come.
@@ -88,7 +120,7 @@ impl Listeners {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Doubts>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,6 +201,28 @@ mod tests {
         );
         listeners.lost();
         assert!(doubts.take().every_unit);
+    }
+
+    #[test]
+    fn what_is_told_again_in_the_same_words_is_no_news() {
+        let listeners = Listeners::default();
+        let doubts = Arc::default();
+        listeners.add(&doubts);
+        let tell = |unit: &str, said: &str| {
+            let path = format!("{UNITS}{unit}_2eservice");
+            let message = Message::signal(path, "org.freedesktop.DBus.Properties", "X");
+            listeners.hear(&message.build(&said).unwrap());
+            doubts.take() != Doubts::default().take()
+        };
+        assert!(tell("a", "active"));
+        assert!(!tell("a", "active"));
+        assert!(tell("b", "active"));
+        assert!(tell("a", "failed"));
+        assert!(tell("a", "active"));
+        // What is too long to be kept is news each time.
+        let long = "x".repeat(WORDS.1 + 1);
+        assert!(tell("a", &long) && tell("a", &long));
+        assert!(tell("a", "active"));
     }
 
     proptest! {

@@ -23,8 +23,10 @@ pub(super) struct Fact<T> {
     pub(super) value: Option<T>,
     /// Between these instants it was so.
     pub(super) span: Span,
-    /// Something may have changed it since.
+    /// Something may have changed it since it was asked for.
     doubtful: bool,
+    /// And since it came.
+    stale: bool,
     wanted: Wanted,
     asked: Option<Asking>,
 }
@@ -53,6 +55,7 @@ impl<T> Fact<T> {
             value: None,
             span: (now, now),
             doubtful: false,
+            stale: false,
             wanted: Wanted::No,
             asked: None,
         }
@@ -61,6 +64,12 @@ impl<T> Fact<T> {
     /// Whether nothing has happened since that may have changed it.
     pub(super) fn counts(&self) -> bool {
         !self.doubtful
+    }
+
+    /// Whether something has happened since it came: what came was so at some moment, this need not be
+    /// so any more.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// Whether it has to be asked for.
@@ -86,7 +95,7 @@ impl<T> Fact<T> {
 
     /// Something may have changed it.
     pub(super) fn doubt(&mut self) {
-        self.doubtful = true;
+        (self.doubtful, self.stale) = (true, true);
         if let Some(asked) = &mut self.asked {
             asked.doubtful = true;
         }
@@ -121,6 +130,7 @@ impl<T> Fact<T> {
     pub(super) fn come(&mut self, value: T, span: Span) {
         let asked = self.asked.take();
         self.doubtful = asked.is_some_and(|asked| asked.doubtful);
+        self.stale = false;
         self.wanted = match asked {
             Some(Asking { again: true, .. }) => Wanted::Anew,
             _ => Wanted::No,
@@ -180,6 +190,7 @@ mod tests {
         fact.doubt();
         fact.come(1, (now, now));
         assert!(!fact.counts() && fact.needs_asking());
+        assert!(!fact.is_stale(), "it was so at some moment since");
         fact.ask(now);
         fact.come(2, (now, now));
         assert!(fact.counts() && !fact.needs_asking());

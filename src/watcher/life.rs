@@ -43,7 +43,7 @@ use crate::{
     node::Role,
     probe::{Ask, CouldNotLook, Means, Outcome, Probe, ProbeKey, Proof, container, find_unit},
     report::{ProbeResult, Trigger},
-    runtime::{CALL_LIMIT, Container, State},
+    runtime::{Container, State},
     text::{Detail, Reason},
     unit::{Unit, UnitQuestion},
 };
@@ -155,6 +155,7 @@ struct Used {
     /// The answers that only time can make old.
     answers: Vec<ProbeKey>,
     certain: bool,
+    stale: bool,
 }
 
 impl Used {
@@ -474,6 +475,7 @@ impl Life {
             systemd: false,
             answers: Vec::new(),
             certain: true,
+            stale: false,
         };
         let Some(found) = self.container.value.clone() else {
             needs.container = true;
@@ -483,6 +485,7 @@ impl Life {
         used.started = used.started.min(container_span.0);
         needs.container = self.container.needs_asking();
         used.certain = self.container.counts();
+        used.stale = self.container.is_stale();
 
         let mut role = before.role;
         let mut absent = false;
@@ -565,6 +568,7 @@ impl Life {
             round: self.rounds.max(1),
             started: used.started,
             doubtful: !used.certain,
+            stale: used.stale,
             absent,
             last_present: self.seen.as_ref().map(|(_, at)| *at),
             observed: self.sight.environment.wall(),
@@ -645,6 +649,7 @@ impl Life {
             used.systemd = true;
             needs.systemd |= self.systemd.needs_asking();
             used.certain &= self.systemd.counts();
+            used.stale |= self.systemd.is_stale();
             match asked {
                 None => return Came::Open,
                 Some(asked) if stands_no_longer(&self.systemd, asked.said.is_ok(), self.now()) => {
@@ -699,6 +704,7 @@ impl Life {
             && known.fact.value.is_some()
         {
             used.certain &= known.fact.counts();
+            used.stale |= known.fact.is_stale();
             if known.fact.needs_asking() {
                 needs.answers.push(probe.clone());
                 if stands_no_longer(&known.fact, passes, self.now()) {
@@ -880,7 +886,7 @@ impl Life {
         let start = self.now();
         self.container.ask(start);
         self.inspecting = Some(Box::pin(async move {
-            let by = start + CALL_LIMIT;
+            let by = start + ASK_LIMIT;
             let found = sight.container(&identity, &node, by).await;
             let span = (start, sight.environment.now());
             (found.map_err(CouldNotLook::from), span)
@@ -1077,7 +1083,8 @@ fn hold(plan: &Plan, doubtful: bool) {
 fn publish(plan: &Plan, before: &Published, next: Published) {
     let passes = next.passed_since.is_some();
     // Who waits for the moment in which all nodes are ready acts on these, too.
-    let moved = passes && next.started > before.started || before.doubtful && !next.doubtful;
+    let clear = before.doubtful && !next.doubtful || before.stale && !next.stale;
+    let moved = passes && next.started > before.started || clear;
     let first = !(before.settled || next.settled) && before.round == 0;
     let news = moved || first || !next.says_the_same(before);
     plan.published.send_if_modified(|published| {

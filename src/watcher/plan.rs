@@ -45,6 +45,10 @@ impl Wanted {
 }
 
 /// The newest state of a node, for who wants to know that much.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     pub(crate) role: Option<Role>,
@@ -62,6 +66,8 @@ pub(crate) struct Published {
     pub(crate) settled: bool,
     /// Whether something has happened that is not in here yet.
     pub(crate) doubtful: bool,
+    /// Whether something has happened since the answers came that this was made of.
+    pub(crate) stale: bool,
     /// Whether there is no such container.
     pub(crate) absent: bool,
     /// When there was one last.
@@ -227,6 +233,7 @@ impl Plan {
             passed_since: None,
             settled: false,
             doubtful: false,
+            stale: false,
             absent: false,
             last_present: None,
             observed: environment.wall(),

@@ -80,11 +80,7 @@ impl Proxy {
     /// Lets everyone in again.
     pub fn mend(&mut self) {
         let listener = UnixListener::bind(&self.path).unwrap();
-        let serving = serve(
-            listener,
-            Arc::clone(&self.faults),
-            self.severed.subscribe(),
-        );
+        let serving = serve(listener, Arc::clone(&self.faults), self.severed.subscribe());
         self.serving = Some(tokio::spawn(serving));
     }
 
@@ -107,7 +103,11 @@ impl Proxy {
     /// How many calls there were whose first line contains this.
     pub fn calls(&self, line: &str) -> usize {
         let faults = self.faults.lock().unwrap();
-        faults.calls.iter().filter(|call| call.contains(line)).count()
+        faults
+            .calls
+            .iter()
+            .filter(|call| call.contains(line))
+            .count()
     }
 }
 
@@ -149,7 +149,11 @@ async fn head(mut client: UnixStream) -> Option<(UnixStream, Vec<u8>)> {
     let mut head = Vec::new();
     let mut chunk = [0; 4096];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let read = client.read(&mut chunk).await.ok().filter(|read| *read > 0)?;
+        let read = client
+            .read(&mut chunk)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
         head.extend_from_slice(&chunk[..read]);
     }
     Some((client, head))

@@ -1,0 +1,391 @@
+//! What happens to real nodes is told, and found out all the same where telling fails.
+//!
+//! Most of these waits poll once a minute: what they find out sooner, they were told.
+
+// A test's own helpers may fail it, too.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use readyd::{
+    client::{NodeTarget, ReadinessServiceClient, WaitReadyRequest},
+    engine::{
+        Engine, FailurePolicy, LinkChoice, NodeReport, NodeState, Verdict, Wait, WaitEvent,
+        WaitRequest, WaitResult,
+    },
+    report::Trigger,
+};
+use rstest::rstest;
+use support::{
+    proxy::{Fault, Proxy},
+    real::{
+        BOOKWORM, FORKY, ME, Node, Serve, booted, docker, engine, engine_at, eventually, request,
+        unique,
+    },
+};
+use tokio::time::{Instant, sleep, timeout};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A wait that finds nothing out by polling.
+fn told(node: &str) -> WaitRequest {
+    WaitRequest {
+        poll_interval: MINUTE,
+        ..request(&[node], 40)
+    }
+}
+
+/// Goes on until a report of a node says so.
+async fn until(wait: &mut Wait, what: &str) -> Arc<NodeReport> {
+    let reading = async {
+        loop {
+            match wait.next().await {
+                Some(WaitEvent::Node(report)) => {
+                    let said = match &report.state {
+                        NodeState::Waiting(reason) | NodeState::Terminal(reason) => reason.as_str(),
+                        NodeState::Ready => "ready",
+                    };
+                    if said.contains(what) {
+                        return report;
+                    }
+                }
+                other => panic!("before {what}: {other:?}"),
+            }
+        }
+    };
+    let read = timeout(Duration::from_secs(15), reading).await;
+    read.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+async fn result(wait: Wait) -> Arc<WaitResult> {
+    timeout(Duration::from_secs(15), wait.result())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// A node whose munge is stopped, and a wait for it that has said so.
+async fn stopped(engine: &Engine, node: &Node, request: WaitRequest) -> Wait {
+    booted(node);
+    node.sh("systemctl stop munge");
+    let mut wait = engine.wait(&ME, request);
+    until(&mut wait, "munge.service is inactive").await;
+    wait
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_starts_is_told(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[values(LinkChoice::Auto, LinkChoice::Bridge)] link: LinkChoice,
+) {
+    let node = Node::start(suite, &unique("told"), &[]);
+    let engine = engine(link);
+    let wait = stopped(&engine, &node, told(&node.0)).await;
+    sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    node.sh("systemctl start munge");
+    let result = result(wait).await;
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    let report = &result.nodes[0];
+    assert_eq!(report.trigger, Trigger::UnitEvent);
+    assert_eq!(&*report.trigger_detail, "munge.service");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_comes_pauses_and_goes_on_is_told(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[values(LinkChoice::Auto, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
+) {
+    let name = unique("comes");
+    let engine = engine(link);
+    let request = WaitRequest {
+        probes: vec![readyd::probe::Probe::named("container").unwrap()],
+        stable_for: Duration::from_secs(3),
+        ..told(&name)
+    };
+    let mut wait = engine.wait(&ME, request);
+    until(&mut wait, "does not exist yet").await;
+    // The subscription may have come after the first look.
+    sleep(Duration::from_millis(100)).await;
+    let node = Node::start(suite, &name, &[]);
+    until(&mut wait, "has to stay so").await;
+    docker(&["pause", &name]);
+    let paused = until(&mut wait, "is paused").await;
+    assert_eq!(paused.trigger, Trigger::ContainerEvent);
+    assert_eq!(&*paused.trigger_detail, "pause");
+    let resumed = Instant::now();
+    docker(&["unpause", &name]);
+    let result = result(wait).await;
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    // The pause has started the time anew.
+    assert!(resumed.elapsed() >= Duration::from_secs(3));
+    drop(node);
+}
+
+#[rstest]
+#[case::restart(&["restart", "-t", "0"], "is exited")]
+#[case::kill(&["kill"], "is exited (exit code 137)")]
+#[case::removal(&["rm", "-fv"], "")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_in_mid_wait_is_terminal(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[case] end: &[&str],
+    #[case] why: &str,
+) {
+    let node = Node::start(suite, &unique("ends"), &[]);
+    let engine = engine(LinkChoice::Auto);
+    let wait = stopped(&engine, &node, told(&node.0)).await;
+    let mut others = engine.wait(
+        &ME,
+        WaitRequest {
+            failure_policy: FailurePolicy::KeepWaiting,
+            ..told(&node.0)
+        },
+    );
+    until(&mut others, "munge.service is inactive").await;
+    docker(&[end, &[&node.0]].concat());
+    let result = result(wait).await;
+    assert_eq!(result.verdict, Verdict::Terminal, "{}", result.message);
+    assert!(result.message.contains(why), "{}", result.message);
+    // Who keeps waiting is told, and goes on.
+    match end[0] {
+        // That may be over before anybody has looked.
+        "restart" => {}
+        "rm" => {
+            until(&mut others, "was removed").await;
+            // Who comes now has never seen it.
+            let mut new = engine.wait(&ME, told(&node.0));
+            until(&mut new, "does not exist yet").await;
+        }
+        _ => {
+            until(&mut others, "is exited").await;
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_is_always_started_again_is_not_terminal(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[values(LinkChoice::Auto, LinkChoice::Exec)] link: LinkChoice,
+) {
+    let node = Node::start(suite, &unique("cycles"), &[]);
+    let engine = engine(link);
+    booted(&node);
+    node.sh("mkdir -p /run/systemd/system/munge.service.d");
+    let cycles = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=simple\nRestart=always\n\
+        RestartSec=300ms\nExecStartPre=\nExecStart=\nExecStart=/bin/false\n";
+    node.write("/run/systemd/system/munge.service.d/cycles.conf", cycles);
+    node.sh("systemctl daemon-reload; systemctl restart munge; true");
+    let request = WaitRequest {
+        limit: Some(Duration::from_secs(4)),
+        ..request(&[&node.0], 4)
+    };
+    let result = engine.wait(&ME, request).result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::TimedOut, "{}", result.message);
+    assert!(result.message.contains("munge"), "{}", result.message);
+}
+
+/// To ask for a unit that is not loaded makes systemd tell of others, which must not be a reason to
+/// ask once more.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn to_look_is_no_reason_to_look(#[values(BOOKWORM, FORKY)] suite: &str) {
+    let node = Node::start(suite, &unique("echo"), &["--label", "sind.role=worker"]);
+    let engine = engine(LinkChoice::Auto);
+    let request = WaitRequest {
+        limit: Some(Duration::from_secs(5)),
+        ..request(&[&node.0], 5)
+    };
+    let wait = stopped(&engine, &node, request).await;
+    let result = wait.result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    // An inspection, a subscription's, systemd's twice or so, a banner.
+    let answers = result.nodes[0].round;
+    assert!(answers < 20, "{answers} answers in 5 s");
+}
+
+// --- faults -----------------------------------------------------------------------------------------
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_that_is_cut_is_taken_up_again(#[values(BOOKWORM, FORKY)] suite: &str) {
+    let node = Node::start(suite, &unique("cut"), &[]);
+    let proxy = Proxy::start();
+    proxy.fail("/events", Fault::Twice);
+    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
+    let mut wait = stopped(&engine, &node, told(&node.0)).await;
+    // Once told, so that the next subscription says since when.
+    docker(&["pause", &node.0]);
+    until(&mut wait, "is paused").await;
+    docker(&["unpause", &node.0]);
+    until(&mut wait, "munge.service is inactive").await;
+
+    let before = proxy.calls("/events");
+    proxy.sever("/events");
+    eventually("it is subscribed to anew", Duration::from_secs(3), || {
+        proxy.calls("/events") > before
+    });
+    assert_eq!(proxy.calls("since="), 1);
+    sleep(Duration::from_millis(200)).await;
+    docker(&["pause", &node.0]);
+    until(&mut wait, "is paused").await;
+    docker(&["unpause", &node.0]);
+    node.sh("systemctl start munge");
+    assert_eq!(result(wait).await.verdict, Verdict::Ready);
+}
+
+#[rstest]
+#[case::cut(Fault::Cut)]
+#[case::stall(Fault::Stall)]
+#[case::half(Fault::Half)]
+#[tokio::test(flavor = "multi_thread")]
+async fn without_events_containers_are_polled(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[case] fault: Fault,
+) {
+    let node = Node::start(suite, &unique("deaf"), &[]);
+    let proxy = Proxy::start();
+    proxy.fail("/events", fault);
+    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
+    let mut wait = stopped(&engine, &node, request(&[&node.0], 40)).await;
+    docker(&["pause", &node.0]);
+    let paused = until(&mut wait, "is paused").await;
+    if fault != Fault::Half {
+        assert_eq!(paused.trigger, Trigger::Poll);
+    }
+    docker(&["unpause", &node.0]);
+    until(&mut wait, "munge.service is inactive").await;
+    node.sh("systemctl start munge");
+    assert_eq!(result(wait).await.verdict, Verdict::Ready);
+}
+
+#[rstest]
+#[case::stall(Fault::Stall, "the engine has not answered within 5s")]
+#[case::half(Fault::Half, "the engine's answer makes no sense")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_be_inspected_delays_no_other(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+    #[case] fault: Fault,
+    #[case] why: &str,
+) {
+    let bad = Node::start(suite, &unique("bad"), &[]);
+    let good = Node::start(suite, &unique("good"), &[]);
+    booted(&bad);
+    booted(&good);
+    let proxy = Proxy::start();
+    proxy.fail(&format!("/containers/{}/json", bad.0), fault);
+    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
+    let mut both = engine.wait(&ME, request(&[&bad.0, &good.0], 40));
+    let start = Instant::now();
+    let alone = engine.wait(&ME, request(&[&good.0], 40));
+    assert_eq!(result(alone).await.verdict, Verdict::Ready);
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    until(&mut both, why).await;
+    proxy.heal();
+    assert_eq!(result(both).await.verdict, Verdict::Ready);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_started_and_never_ends_is_given_up(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("endless"), &[]);
+    booted(&node);
+    let proxy = Proxy::start();
+    proxy.fail("/start", Fault::Started);
+    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Exec);
+    let mut wait = engine.wait(&ME, request(&[&node.0], 60));
+    until(&mut wait, "systemd has not answered yet").await;
+    let read = timeout(Duration::from_secs(25), async {
+        loop {
+            match wait.next().await {
+                Some(WaitEvent::Node(report)) => match &report.state {
+                    NodeState::Waiting(reason) if reason.as_str().contains("within 15s") => return,
+                    _ => {}
+                },
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    read.await.unwrap();
+    proxy.heal();
+    let ended = timeout(Duration::from_secs(30), wait.result()).await;
+    assert_eq!(ended.unwrap().unwrap().verdict, Verdict::Ready);
+}
+
+// --- many -------------------------------------------------------------------------------------------
+
+/// Waits that are cancelled, that time out and that end, through one server.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_ten_thousand_waits_nothing_is_left() {
+    const WAITS: usize = 10_000;
+    const AT_ONCE: usize = 250;
+    let up = Node::start(BOOKWORM, &unique("up"), &[]);
+    let down = Node::start(FORKY, &unique("down"), &[]);
+    booted(&up);
+    booted(&down);
+    down.sh("systemctl stop munge");
+    let serve = Serve::start(&["--linger", "100ms", "--keep-links", "100ms"]);
+    let at_first = (serve.files(), serve.status("Threads"));
+    let clients = async |from: usize| {
+        let mut client = ReadinessServiceClient::connect(serve.url.clone())
+            .await
+            .unwrap();
+        for at in from..from + WAITS / AT_ONCE {
+            let (node, limit) = match at % 3 {
+                0 => (&up.0, 30_000),
+                1 => (&down.0, 20),
+                _ => (&down.0, 30_000),
+            };
+            let request = WaitReadyRequest {
+                nodes: vec![NodeTarget {
+                    node: node.clone(),
+                    role: 0,
+                }],
+                timeout: Some(Duration::from_millis(limit).try_into().unwrap()),
+                ..WaitReadyRequest::default()
+            };
+            let mut messages = client.wait_ready(request).await.unwrap().into_inner();
+            let first = messages.message().await;
+            if at % 3 == 2 {
+                // It goes away.
+                drop(messages);
+                continue;
+            }
+            first.unwrap();
+            let ended = loop {
+                match messages.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break true,
+                    Err(_) => break false,
+                }
+            };
+            assert_eq!(ended, at % 3 == 0);
+        }
+    };
+    let all = (0..AT_ONCE).map(|at| clients(at * WAITS / AT_ONCE));
+    futures_util::future::join_all(all).await;
+    eventually("all is as at first", Duration::from_secs(10), || {
+        // The runtime may keep a thread more for a while.
+        serve.files() <= at_first.0 && serve.status("Threads") <= at_first.1 + 1
+    });
+    for node in [&up, &down] {
+        let processes = docker(&["top", &node.0, "-eo", "pid,comm"]);
+        assert!(!processes.contains("systemd-stdio-b"), "{processes}");
+    }
+}
