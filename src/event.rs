@@ -4,10 +4,13 @@
 //! again, and the look decides.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -127,6 +130,20 @@ pub(crate) struct Doubts {
     told: Notify,
 }
 
+/// How many signals have been heard, of whatever node: a number that only grows tells what came before
+/// what.
+static HEARD: AtomicU64 = AtomicU64::new(0);
+
+/// The number of the signal that was heard last.
+pub(crate) fn heard() -> u64 {
+    HEARD.load(Ordering::SeqCst)
+}
+
+/// The number of a signal that is heard now.
+pub(crate) fn next() -> u64 {
+    HEARD.fetch_add(1, Ordering::SeqCst) + 1
+}
+
 /// What may no longer be as it was seen.
 #[allow(clippy::struct_excessive_bools, reason = "each is told by itself")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,8 +156,8 @@ pub(crate) struct Doubt {
     pub(crate) systemd: bool,
     /// Every unit.
     pub(crate) every_unit: bool,
-    /// These units, by their real names.
-    pub(crate) units: BTreeSet<String>,
+    /// These units, by their real names, each with the number of the last signal of it.
+    pub(crate) units: BTreeMap<String, u64>,
     /// Somebody wants everything looked at once more.
     pub(crate) asked: bool,
     /// Whoever follows has other clients than before.
@@ -150,9 +167,10 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
-    /// Whether it is about a unit of one of these names.
-    pub(crate) fn is_about<'a>(&self, mut units: impl Iterator<Item = &'a str>) -> bool {
-        self.every_unit || (!self.units.is_empty() && units.any(|unit| self.units.contains(unit)))
+    /// The number of the last signal of a unit of one of these names; zero if there was none.
+    pub(crate) fn of_units<'a>(&self, units: impl Iterator<Item = &'a str>) -> u64 {
+        let numbers = units.filter_map(|unit| self.units.get(unit));
+        numbers.max().copied().unwrap_or(0)
     }
 }
 
@@ -173,9 +191,10 @@ impl Doubts {
 
     /// A unit has changed.
     pub(crate) fn unit(&self, name: &str) {
+        let number = next();
         self.tell(|doubt| {
-            if doubt.units.len() < UNITS {
-                doubt.units.insert(name.to_owned());
+            if doubt.units.len() < UNITS || doubt.units.contains_key(name) {
+                doubt.units.insert(name.to_owned(), number);
             } else {
                 doubt.every_unit = true;
             }
@@ -257,7 +276,10 @@ mod tests {
         }
         let doubt = doubts.take();
         assert_eq!(doubt.units.len(), UNITS);
-        assert!(doubt.is_about(["x.service"].into_iter()));
+        assert!(doubt.every_unit);
+        let numbers = ["0.service", "1.service"].map(|unit| doubt.of_units([unit].into_iter()));
+        assert!(0 < numbers[0] && numbers[0] < numbers[1] && numbers[1] < heard());
+        assert_eq!(doubt.of_units(["x.service"].into_iter()), 0);
         assert_eq!(doubts.take(), Doubt::default());
     }
 

@@ -28,6 +28,9 @@ pub struct SystemdLook {
     pub units: BTreeMap<String, Unit>,
     /// Whether every change since is told to who asked.
     pub told: bool,
+    /// The number of the last signal of a unit that was heard before this was said: what it told of is
+    /// in here.
+    pub heard: u64,
 }
 
 /// A unit, as systemd describes it (org.freedesktop.systemd1(5)).

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     environment::{Clock, Environment, Spawner, Task, TaskFuture},
-    event::{Action, ContainerEvent, Doubts, EventStream},
+    event::{Action, ContainerEvent, Doubts, EventStream, heard},
     link::{Link, LinkError, Links, Told},
     node::{Identity, Role},
     question::{Answer, GreetingEnd, Question},
@@ -628,6 +628,7 @@ impl SimLink {
         })??;
         sleep(self.sim.some(2 * MS)).await;
         let look = self.read(&mut self.sim.world(), |now| SystemdLook {
+            heard: heard(),
             system: now.system.to_owned(),
             failed_units: Vec::new(),
             units: question
@@ -1091,16 +1092,15 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
     for client in clients {
         client.abort();
     }
-    let lossy = {
+    let names: Vec<_> = sim.world().nodes.keys().cloned().collect();
+    {
         let mut world = sim.world();
-        let lossy = faults;
         (world.outage, world.lost, world.latency) = (false, 0, MS);
-        let names: Vec<_> = world.nodes.keys().cloned().collect();
         for name in &names {
             world.heal(name);
+            world.set_unit(name, "munge.service", "inactive");
         }
-        lossy
-    };
+    }
     let nodes: Vec<_> = sim
         .world()
         .nodes
@@ -1116,9 +1116,14 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
         failure_policy: FailurePolicy::KeepWaiting,
         ..WaitRequest::default()
     };
-    let in_time = if lossy { IN_TIME } else { SOON };
-    let result = engine.wait(&Identity::Local, request).result();
-    match tokio::time::timeout(in_time, result).await {
+    let in_time = if faults { IN_TIME } else { SOON };
+    let wait = engine.wait(&Identity::Local, request);
+    // By then it waits for the last unit, and asks for nothing that is told.
+    sleep(Duration::from_secs(10)).await;
+    for name in &names {
+        sim.world().heal(name);
+    }
+    match tokio::time::timeout(in_time, wait.result()).await {
         Ok(Some(result)) if result.verdict == Verdict::Ready => {}
         other => {
             let said = format!("not ready within {in_time:?}: {other:?}");

@@ -36,6 +36,7 @@ mod tests {
                 failed_units: failed.iter().map(|unit| (*unit).to_owned()).collect(),
                 units: [].into(),
                 told: false,
+                heard: 0,
             })
         };
         assert_eq!(judged("running", &[]), Outcome::passed());

@@ -131,6 +131,7 @@ mod tests {
             system: "running".to_owned(),
             failed_units: vec![],
             told: false,
+            heard: 0,
             units: [
                 (
                     "sshd.service".to_owned(),

@@ -178,7 +178,8 @@ impl Bus {
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
     ) -> Result<SystemdLook, DbusError> {
-        let (system, rows) = try_join(self.system_state(), self.list(&question.units)).await?;
+        let (system, (rows, heard)) =
+            try_join(self.system_state(), self.list(&question.units)).await?;
         if rows.len() != question.units.len() {
             let (said, asked) = (rows.len(), question.units.len());
             let what = format!("it told of {said} units when asked for {asked}");
@@ -186,7 +187,7 @@ impl Bus {
         }
         let units = question.units.iter().zip(rows).map(|(name, row)| {
             let proof = question.proofs.contains(name);
-            async move { Ok(((*name).to_owned(), self.unit(row, proof, now).await?)) }
+            async move { Ok(((*name).to_owned(), self.unit(row, heard, proof, now).await?)) }
         });
         let failed = async {
             match system.as_str() {
@@ -195,11 +196,17 @@ impl Bus {
             }
         };
         let (units, failed_units) = join(try_join_all(units), failed).await;
+        let units = units?;
+        // The look knows of what all of its parts know of.
+        let heard = units.iter().map(|(_, (_, heard))| *heard).min();
+        let units = units.into_iter().map(|(name, (unit, _))| (name, unit));
         Ok(SystemdLook {
-            units: units?.into_iter().collect::<BTreeMap<_, _>>(),
+            units: units.collect::<BTreeMap<_, _>>(),
             failed_units: failed_units?,
             system,
             told: false,
+            // Of no units, nothing is missed.
+            heard: heard.unwrap_or(u64::MAX),
         })
     }
 
@@ -208,11 +215,11 @@ impl Bus {
         Ok(word(&text(&state)))
     }
 
-    async fn list(&self, units: &[&str]) -> Result<Vec<Row>, DbusError> {
+    async fn list(&self, units: &[&str]) -> Result<(Vec<Row>, u64), DbusError> {
         if units.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
-        self.call(ROOT, MANAGER, "ListUnitsByNames", &(units,))
+        self.call_at(SYSTEMD, ROOT, MANAGER, "ListUnitsByNames", &(units,))
             .await
     }
 
@@ -224,13 +231,15 @@ impl Bus {
         Ok(names.take(FAILED_UNITS).collect())
     }
 
-    /// The unit of a row. One that is active needs no second question, unless its proof is wanted.
+    /// The unit of a row, and the last signal that was heard before it was told. One that is active
+    /// needs no second question, unless its proof is wanted.
     async fn unit(
         &self,
         row: Row,
+        heard: u64,
         proof: bool,
         now: Option<MonotonicNow>,
-    ) -> Result<Unit, DbusError> {
+    ) -> Result<(Unit, u64), DbusError> {
         let (name, _, load, active, sub, _, path, job, _, _) = row;
         let unit = Unit {
             id: word(&name),
@@ -241,7 +250,7 @@ impl Bus {
             ..Unit::default()
         };
         if !unit.exists() || (unit.is_active() && !proof) {
-            return Ok(unit);
+            return Ok((unit, heard));
         }
         self.detailed(unit, &path, now).await
     }
@@ -252,11 +261,17 @@ impl Bus {
         unit: Unit,
         path: &str,
         now: Option<MonotonicNow>,
-    ) -> Result<Unit, DbusError> {
+    ) -> Result<(Unit, u64), DbusError> {
         // Asked for in this order, and answered in it: a process that is newer than the state makes
         // the unit younger than it is, never older.
-        let all = self.call::<HashMap<String, OwnedVariant>>(path, PROPERTIES, "GetAll", &(UNIT,));
-        let (all, service) = try_join(all, self.service(&unit.id, path)).await?;
+        let all = self.call_at::<HashMap<String, OwnedVariant>>(
+            SYSTEMD,
+            path,
+            PROPERTIES,
+            "GetAll",
+            &(UNIT,),
+        );
+        let ((all, heard), service) = try_join(all, self.service(&unit, path)).await?;
         let of = |name: &str| all.get(name);
         let said = |name: &str| of(name).map(text).map(|text| word(&text));
         let stamp = |name: &str| of(name).and_then(number);
@@ -272,7 +287,12 @@ impl Bus {
         let since = Duration::from_micros(entered.max(service.started));
         let condition_tried = stamp("ConditionTimestampMonotonic").unwrap_or(0) != 0;
         let condition_met = of("ConditionResult").and_then(|met| bool::try_from(met).ok());
-        Ok(Unit {
+        // Everything that the row has said is said here once more, and newer.
+        let job = of("Job")
+            .and_then(|job| <(u32, OwnedObjectPath)>::try_from(job.try_clone().ok()?).ok());
+        let mut unit = Unit {
+            load: said("LoadState").unwrap_or(unit.load),
+            job: job.map_or(unit.job, |(number, _)| number != 0),
             active,
             sub,
             result: service.result,
@@ -284,25 +304,52 @@ impl Bus {
             changed,
             since,
             age: now.and_then(|MonotonicNow(now)| now.checked_sub(since)),
-            ..unit
-        })
+            id: unit.id,
+            journal: unit.journal,
+        };
+        if unit.is_active() && unit.tells() {
+            // It is not always asked for: see `service`. Its invocation tells one start from another.
+            (unit.main_pid, unit.exec_pid) = (0, 0);
+        }
+        Ok((unit, heard))
     }
 
     /// What only services have; nothing of another unit.
-    async fn service(&self, id: &str, path: &str) -> Result<Service, DbusError> {
-        if !id.ends_with(".service") {
+    ///
+    /// Of one that is active, and whose type tells that it is up, nothing more is gone by; and a type
+    /// stays the same until unit files are read anew.
+    async fn service(&self, unit: &Unit, path: &str) -> Result<Service, DbusError> {
+        if !unit.id.ends_with(".service") {
             return Ok(Service::default());
         }
+        if unit.is_active()
+            && let Some(kind) = self.listeners.kind(&unit.id)
+        {
+            let known = Unit {
+                kind,
+                ..Unit::default()
+            };
+            if known.tells() {
+                return Ok(Service {
+                    kind: known.kind,
+                    ..Service::default()
+                });
+            }
+        }
+        let (kind, heard) = self
+            .call_at::<OwnedVariant>(SYSTEMD, path, PROPERTIES, "Get", &(SERVICE, "Type"))
+            .await?;
+        let kind = word(&text(&kind));
+        self.listeners.keep_kind(&unit.id, &kind, heard);
         let property = |name| self.property(path, SERVICE, name);
-        let (kind, result, main, exec, started) = tokio::try_join!(
-            property("Type"),
+        let (result, main, exec, started) = tokio::try_join!(
             property("Result"),
             property("MainPID"),
             property("ExecMainPID"),
             property("ExecMainStartTimestampMonotonic"),
         )?;
         Ok(Service {
-            kind: word(&text(&kind)),
+            kind,
             result: word(&text(&result)),
             main_pid: pid(&main),
             exec_pid: pid(&exec),
@@ -324,8 +371,11 @@ impl Bus {
     where
         T: DeserializeOwned + Type,
     {
-        self.call_at(SYSTEMD, path, interface, method, body).await
+        let called = self.call_at(SYSTEMD, path, interface, method, body);
+        Ok(called.await?.0)
     }
+
+    /// Calls, and tells besides the last signal that was heard before the answer.
 
     async fn call_at<T>(
         &self,
@@ -334,7 +384,7 @@ impl Bus {
         interface: &str,
         method: &str,
         body: &(impl Serialize + DynamicType),
-    ) -> Result<T, DbusError>
+    ) -> Result<(T, u64), DbusError>
     where
         T: DeserializeOwned + Type,
     {
@@ -343,8 +393,10 @@ impl Bus {
             .call_method(Some(service), path, Some(interface), method, body)
             .await
             .map_err(call_error)?;
+        let heard = self.listeners.heard_before(&reply);
         let said = reply.body().deserialize::<T>();
-        said.map_err(|error| DbusError::Garbled(error.to_string()))
+        said.map(|said| (said, heard))
+            .map_err(|error| DbusError::Garbled(error.to_string()))
     }
 }
 

@@ -5,14 +5,15 @@
 //! answer behind it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use zbus::{Message, message::Type};
 
 use crate::{
-    event::Doubts,
+    event::{Doubts, heard, next},
     text::{clean, truncate},
 };
 
@@ -54,7 +55,21 @@ pub(crate) struct Listeners {
     doubts: Mutex<Vec<Weak<Doubts>>>,
     /// What was told of each unit last.
     words: Mutex<HashMap<String, Vec<u8>>>,
+    /// The last answers, by the number of their question, and what had been heard before each.
+    answers: Mutex<VecDeque<(u32, u64)>>,
+    kinds: Mutex<Kinds>,
 }
+
+/// The types of units, as they are in the unit files that were read last.
+#[derive(Debug, Default)]
+struct Kinds {
+    of: HashMap<String, String>,
+    /// The number of the last signal before the files were read.
+    read: u64,
+}
+
+/// How many answers are remembered: more than there are questions on their way.
+const ANSWERS: usize = 256;
 
 impl Listeners {
     /// Tells these doubts from now on, for as long as somebody holds them.
@@ -71,10 +86,12 @@ impl Listeners {
 
     /// Takes a message that has come.
     pub(super) fn hear(&self, message: &Message) {
-        if message.message_type() != Type::Signal {
-            return;
-        }
         let header = message.header();
+        match (message.message_type(), header.reply_serial()) {
+            (Type::Signal, _) => {}
+            (Type::MethodReturn, Some(serial)) => return self.note(serial.get()),
+            _ => return,
+        }
         let (Some(path), Some(member)) = (header.path(), header.member()) else {
             return;
         };
@@ -85,6 +102,12 @@ impl Listeners {
             self.tell(|doubts| doubts.unit(&unit));
         } else if path.as_str() == MANAGER {
             let every_unit = member.as_str() == "Reloading";
+            if every_unit {
+                *self.kinds() = Kinds {
+                    of: HashMap::new(),
+                    read: next(),
+                };
+            }
             self.tell(|doubts| doubts.systemd(every_unit));
         }
     }
@@ -106,6 +129,43 @@ impl Listeners {
             words.remove(unit);
         }
         true
+    }
+
+    fn note(&self, serial: u32) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() == ANSWERS {
+            answers.pop_front();
+        }
+        answers.push_back((serial, heard()));
+    }
+
+    /// The number of the last signal that came before this answer. What comes from one sender comes in
+    /// order (D-Bus specification, "Message Ordering"): the answer knows of it.
+    pub(super) fn heard_before(&self, answer: &Message) -> u64 {
+        let header = answer.header();
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let serial = header.reply_serial().map(NonZeroU32::get);
+        let mut answers = answers.iter().rev();
+        let found = answers.find(|(of, _)| Some(*of) == serial);
+        found.map_or(0, |(_, heard)| *heard)
+    }
+
+    /// The type of a unit, where changes of the unit files are told.
+    pub(super) fn kind(&self, unit: &str) -> Option<String> {
+        self.kinds().of.get(unit).cloned()
+    }
+
+    /// Keeps the type of a unit, as an answer told it that came behind this signal.
+    pub(super) fn keep_kind(&self, unit: &str, kind: &str, heard: u64) {
+        let listened_to = !self.lock().is_empty();
+        let mut kinds = self.kinds();
+        if listened_to && heard >= kinds.read && kinds.of.len() < WORDS.0 {
+            kinds.of.insert(unit.to_owned(), kind.to_owned());
+        }
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, Kinds> {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing more will come.
@@ -189,8 +249,8 @@ mod tests {
         let properties = "org.freedesktop.DBus.Properties";
         let unit = format!("{UNITS}munge_2eservice");
         let doubt = signal(&unit, properties, "PropertiesChanged");
-        assert!(doubt.is_about(["munge.service"].into_iter()));
-        assert!(!doubt.is_about(["ssh.service"].into_iter()) && !doubt.systemd);
+        assert!(doubt.of_units(["munge.service"].into_iter()) > 0);
+        assert!(doubt.of_units(["ssh.service"].into_iter()) == 0 && !doubt.systemd);
         let manager = "org.freedesktop.systemd1.Manager";
         let doubt = signal(MANAGER, manager, "StartupFinished");
         assert!(doubt.systemd && !doubt.every_unit);
@@ -201,6 +261,31 @@ mod tests {
         );
         listeners.lost();
         assert!(doubts.take().every_unit);
+    }
+
+    #[test]
+    fn an_answer_knows_of_the_signals_before_it_and_of_none_behind() {
+        let listeners = Listeners::default();
+        let doubts = Arc::default();
+        listeners.add(&doubts);
+        let path = format!("{UNITS}a_2eservice");
+        let mut told = 0;
+        let mut signal = || {
+            told += 1;
+            let message = Message::signal(path.as_str(), "org.freedesktop.DBus.Properties", "X");
+            listeners.hear(&message.build(&told).unwrap());
+            doubts.take().of_units(["a.service"].into_iter())
+        };
+        let call = Message::method_call("/", "X").build(&()).unwrap();
+        let answer = Message::method_return(&call.header()).build(&()).unwrap();
+        let before = signal();
+        listeners.hear(&answer);
+        let behind = signal();
+        let heard = listeners.heard_before(&answer);
+        assert!(before <= heard && heard < behind);
+        let other = Message::method_call("/", "Y").build(&()).unwrap();
+        let unknown = Message::method_return(&other.header()).build(&()).unwrap();
+        assert_eq!(listeners.heard_before(&unknown), 0);
     }
 
     #[test]

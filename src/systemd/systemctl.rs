@@ -131,6 +131,7 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdLook, String>
         failed_units,
         units,
         told: false,
+        heard: 0,
     })
 }
 

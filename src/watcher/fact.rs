@@ -101,6 +101,11 @@ impl<T> Fact<T> {
         }
     }
 
+    /// Something has changed it since it came; whoever is asked now knows of it, or says that not.
+    pub(super) fn outdate(&mut self) {
+        (self.doubtful, self.stale) = (true, true);
+    }
+
     /// It counts, and is wanted once more: as it is from now on.
     pub(super) fn want_anew(&mut self) {
         self.wanted = Wanted::Anew;

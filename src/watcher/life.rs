@@ -121,6 +121,8 @@ pub(super) struct Life {
     plans: Vec<Arc<Plan>>,
     trigger: (Trigger, Arc<str>),
     rounds: u64,
+    /// The last signal of a unit.
+    signal: u64,
     /// Since when nothing new has been seen.
     quiet_since: Instant,
     pace: Pace,
@@ -204,6 +206,7 @@ impl Life {
             plans: Vec::new(),
             trigger: (Trigger::Initial, Arc::from("")),
             rounds: 0,
+            signal: 0,
             quiet_since: now,
             pace: Pace::new(now),
         }
@@ -280,13 +283,16 @@ impl Life {
                 restart(plan);
             }
         }
-        let names = Doubt {
-            every_unit,
+        let units = Doubt {
             units,
             ..Doubt::default()
         };
-        if systemd || names.is_about(self.unit_names().iter().map(String::as_str)) {
+        let signal = units.of_units(self.unit_names().iter().map(String::as_str));
+        self.signal = self.signal.max(signal);
+        if systemd || every_unit {
             self.systemd.doubt();
+        } else if signal > self.heard() {
+            self.systemd.outdate();
         }
         if asked {
             self.container.want_anew();
@@ -297,6 +303,16 @@ impl Life {
                     known.fact.want_anew();
                 }
             }
+        }
+    }
+
+    /// The last signal that what systemd has said knows of.
+    fn heard(&self) -> u64 {
+        let look = self.systemd.value.as_ref();
+        match look.map(|asked| &asked.said) {
+            Some(Ok(look)) if look.told => look.heard,
+            // Where nothing is told, nothing is waited for.
+            _ => u64::MAX,
         }
     }
 
@@ -321,10 +337,18 @@ impl Life {
         };
         let by_time = self.container.is_asked_by_time();
         let untold = by_time && self.live && self.feed.is_live() && self.is_news(&found);
-        let back = matches!(self.container.value, Some(Err(_))) && found.is_ok();
+        let runs = |found: &Inspected| match found {
+            Ok(Some(container)) => container.state == State::Running,
+            _ => false,
+        };
+        let back = self
+            .container
+            .value
+            .as_ref()
+            .is_some_and(|before| !runs(before));
         self.container.come(found.clone(), span);
         if back {
-            // Nothing was asked meanwhile.
+            // Nothing in it was asked meanwhile.
             self.systemd.doubt();
             self.answers
                 .values_mut()
@@ -399,6 +423,9 @@ impl Life {
         let by_time = self.systemd.is_asked_by_time();
         let span = asked.span;
         self.systemd.come(asked, span);
+        if self.signal > self.heard() {
+            self.systemd.outdate();
+        }
         let Some(now) = &self.systemd.value else {
             return;
         };
@@ -811,8 +838,12 @@ impl Life {
         if old {
             return false;
         }
-        // Events may be late, and an exec goes by an id that a restart keeps.
-        if self.container.span.0 < latest {
+        // Events may be late, and an exec goes by an id that a restart keeps. But who has just answered
+        // over the node's own bus runs.
+        let told = self.systemd.value.as_ref().is_some_and(is_told);
+        let live = self.live && self.feed.is_live() && self.container.counts();
+        let runs = used.systemd && told && live && self.systemd.span.1 >= latest;
+        if !runs && self.container.span.0 < latest {
             self.container.want_anew();
             needs.container = true;
             return false;
