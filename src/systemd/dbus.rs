@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{join, try_join, try_join_all};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join, join_all, try_join, try_join_all},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 use zbus::{Connection, DynamicType, OwnedObjectPath, OwnedVariant, Type, conn::Builder};
@@ -62,7 +65,12 @@ pub(crate) struct Bus {
     listeners: Arc<Listeners>,
     /// The units whose changes come, once systemd as a whole is listened to.
     heard: Mutex<Option<BTreeSet<String>>>,
+    /// The paths of units, by the names that were asked for.
+    paths: Mutex<HashMap<String, String>>,
 }
+
+/// What all units have, and the last signal that was heard before it was told.
+type Properties = (HashMap<String, OwnedVariant>, u64);
 
 /// What a unit's monotonic timestamps are held against: the clock that they were taken from, read
 /// before the look that they came with. Whatever is reckoned from it is older, never younger, than
@@ -93,6 +101,7 @@ impl Bus {
             connection: built.map_err(handshake_error)?,
             listeners,
             heard: Mutex::default(),
+            paths: Mutex::default(),
         })
     }
 
@@ -178,8 +187,16 @@ impl Bus {
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
     ) -> Result<SystemdLook, DbusError> {
-        let (system, (rows, heard)) =
-            try_join(self.system_state(), self.list(&question.units)).await?;
+        // Who looks again knows by which paths: the details come with the states then.
+        let paths = &self.paths.lock().await.clone();
+        let known = question.proofs.iter().filter_map(|name| paths.get(*name));
+        let early = self.all_properties(known.cloned().collect());
+        let ((system, (rows, heard)), mut early) = join(
+            try_join(self.system_state(), self.list(&question.units)),
+            early,
+        )
+        .map(|(states, early)| states.map(|states| (states, early)))
+        .await?;
         if rows.len() != question.units.len() {
             let (said, asked) = (rows.len(), question.units.len());
             let what = format!("it told of {said} units when asked for {asked}");
@@ -187,7 +204,16 @@ impl Bus {
         }
         let units = question.units.iter().zip(rows).map(|(name, row)| {
             let proof = question.proofs.contains(name);
-            async move { Ok(((*name).to_owned(), self.unit(row, heard, proof, now).await?)) }
+            // An alias and its unit have one path: the second is asked for once more.
+            let early = early.remove(row.6.as_str());
+            async move {
+                if proof && !paths.contains_key(*name) {
+                    let mut paths = self.paths.lock().await;
+                    paths.insert((*name).to_owned(), row.6.as_str().to_owned());
+                }
+                let unit = self.unit(row, heard, proof, early, now).await?;
+                Ok(((*name).to_owned(), unit))
+            }
         });
         let failed = async {
             match system.as_str() {
@@ -238,6 +264,7 @@ impl Bus {
         row: Row,
         heard: u64,
         proof: bool,
+        early: Option<Properties>,
         now: Option<MonotonicNow>,
     ) -> Result<(Unit, u64), DbusError> {
         let (name, _, load, active, sub, _, path, job, _, _) = row;
@@ -252,7 +279,7 @@ impl Bus {
         if !unit.exists() || (unit.is_active() && !proof) {
             return Ok((unit, heard));
         }
-        self.detailed(unit, &path, now).await
+        self.detailed(unit, &path, early, now).await
     }
 
     /// The unit with everything else that findings go by.
@@ -260,17 +287,17 @@ impl Bus {
         &self,
         unit: Unit,
         path: &str,
+        early: Option<Properties>,
         now: Option<MonotonicNow>,
     ) -> Result<(Unit, u64), DbusError> {
         // Asked for in this order, and answered in it: a process that is newer than the state makes
         // the unit younger than it is, never older.
-        let all = self.call_at::<HashMap<String, OwnedVariant>>(
-            SYSTEMD,
-            path,
-            PROPERTIES,
-            "GetAll",
-            &(UNIT,),
-        );
+        let all = async {
+            match early {
+                Some(early) => Ok(early),
+                None => self.properties(path).await,
+            }
+        };
         let ((all, heard), service) = try_join(all, self.service(&unit, path)).await?;
         let of = |name: &str| all.get(name);
         let said = |name: &str| of(name).map(text).map(|text| word(&text));
@@ -355,6 +382,22 @@ impl Bus {
             exec_pid: pid(&exec),
             started: number(&started).unwrap_or(0),
         })
+    }
+
+    /// What the units at these paths have, as far as it is told.
+    fn all_properties(&self, paths: Vec<String>) -> BoxFuture<'_, HashMap<String, Properties>> {
+        let of_one = |path: String| async move {
+            let properties = self.properties(&path).await.ok()?;
+            Some((path, properties))
+        };
+        let all = join_all(paths.into_iter().map(of_one));
+        Box::pin(all.map(|all| all.into_iter().flatten().collect()))
+    }
+
+    /// What all units have, and the last signal that was heard before it was told.
+    async fn properties(&self, path: &str) -> Result<Properties, DbusError> {
+        self.call_at(SYSTEMD, path, PROPERTIES, "GetAll", &(UNIT,))
+            .await
     }
 
     async fn property(&self, path: &str, of: &str, name: &str) -> Result<OwnedVariant, DbusError> {
