@@ -64,14 +64,46 @@ pub(super) const DIAL_ALONE: [&str; 4] = [
 /// program.
 pub(super) const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; eval "$1""#;
 
-/// What the shell runs, for an hour at most after the last request, where bash can tell. Requests come on descriptor 3, which commands do not get; while one runs, the
-/// end of it means that nobody waits for it any more. A command whose time is over ends with 124, as
-/// with timeout(1).
+/// What the shell runs, for an hour at most after the last request, where bash can tell. Requests come
+/// on descriptor 3, which commands do not get; while one runs, the end of it means that nobody waits for
+/// it any more. A command whose time is over ends with 124, as with timeout(1).
+///
+/// A port is dialled by the shell itself, where bash has a clock to tell when to stop (5.0): without a
+/// process, that takes half the time.
 pub(super) const SHELL: &str = concat!(
     dial_function!(),
     r#"
+here() {
+  local LC_ALL=C end left=$4 line more wait code=4
+  end=$((${EPOCHREALTIME/[^0-9]/} + 10#${1/./} * 1000))
+  exec 4<>"/dev/tcp/127.0.0.1/$2" || return 7
+  echo connected
+  trap '' PIPE
+  [ -z "$5" ] || printf '%s' "$5" >&4
+  while [ "$left" -gt 0 ]; do
+    wait=$((end - ${EPOCHREALTIME/[^0-9]/}))
+    [ "$wait" -gt 0 ] || { code=124; break; }
+    printf -v wait '%d.%06d' $((wait / 1000000)) $((wait % 1000000))
+    line=
+    IFS= read -r -t "$wait" -n "$left" line <&4; more=$?
+    printf '%s\n' "$line"
+    case $line in "$3"*) code=0; break ;; esac
+    [ "$more" -lt 129 ] || { code=124; break; }
+    [ "$more" = 0 ] || { code=3; break; }
+    left=$((left - ${#line} - 1))
+  done
+  trap - PIPE
+  exec 4>&-
+  return "$code"
+}
 run() {
   nonce=$1 limit=$2; shift 2
+  if [ "$1" = dial ] && [ -n "$EPOCHREALTIME" ]; then
+    shift
+    here "$limit" "$@"; code=$?
+    mark
+    return
+  fi
   if [ -z "$BASH_VERSION" ] && command -v timeout >/dev/null 2>&1 && [ "$1" != dial ]; then
     set -- timeout -k 1 "$limit" "$@"
   fi
@@ -86,6 +118,9 @@ run() {
   wait "$command"; code=$?
   { kill "$watch"; wait "$watch"; } 2>/dev/null
   [ "$code" != 142 ] || code=124
+  mark
+}
+mark() {
   printf '\n%s %s\n' "$nonce" "$code"
   printf '\n%s %s\n' "$nonce" "$code" >&2
 }
