@@ -7,7 +7,11 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use readyd::{
     client::{NodeTarget, ReadinessServiceClient, WaitReadyRequest},
@@ -21,8 +25,8 @@ use rstest::rstest;
 use support::{
     proxy::{Fault, Proxy},
     real::{
-        BOOKWORM, FORKY, ME, Node, Serve, booted, docker, engine, engine_at, eventually, request,
-        unique,
+        self, BOOKWORM, FORKY, ME, Node, Serve, booted, docker, engine, engine_at, eventually,
+        request, unique,
     },
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -326,6 +330,161 @@ async fn a_command_that_is_started_and_never_ends_is_given_up(
     proxy.heal();
     let ended = timeout(Duration::from_secs(30), wait.result()).await;
     assert_eq!(ended.unwrap().unwrap().verdict, Verdict::Ready);
+}
+
+/// An engine that may be restarted: in a network of its own, it leaves alone what is the other's.
+struct OwnEngine {
+    directory: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl OwnEngine {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = std::fs::metadata("/proc/self").unwrap();
+        assert!(
+            std::os::unix::fs::MetadataExt::uid(&root) == 0,
+            "this test starts an engine of its own: run it as root"
+        );
+        let mut engine = Self {
+            directory,
+            daemon: None,
+        };
+        engine.up();
+        engine
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.path("socket"))
+    }
+
+    fn up(&mut self) {
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        let daemon = Command::new("unshare")
+            .args(["--net", "dockerd", "--bridge=none", "--iptables=false"])
+            .args(["--host", &self.host(), "--pidfile", &self.path("pid")])
+            .args([
+                "--data-root",
+                &self.path("data"),
+                "--exec-root",
+                &self.path("exec"),
+            ])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        self.daemon = Some(daemon.unwrap());
+        eventually("its engine answers", Duration::from_secs(30), || {
+            self.command(&["version"])
+                .output()
+                .unwrap()
+                .status
+                .success()
+        });
+    }
+
+    fn down(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let pid = daemon.id().to_string();
+            real::run(Command::new("kill").args(["-TERM", &pid]));
+            daemon.wait().unwrap();
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["--host", &self.host()]).args(arguments);
+        command
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        real::run(&mut self.command(arguments))
+    }
+
+    fn sh(&self, node: &str, shell: &str) -> String {
+        let output = self
+            .command(&["exec", node, "sh", "-c", shell])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Makes a node, and waits for the end of its boot.
+    fn node(&self, name: &str, options: &[&str]) {
+        let flags = real::run(Command::new(real::script("cluster")).arg("flags"));
+        let image = format!("readyd-test/node:{BOOKWORM}");
+        let flags: Vec<_> = flags.split_whitespace().collect();
+        let common = [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--label",
+            "readyd.test=node",
+            "--network",
+            "none",
+        ];
+        self.docker(&[&common, options, &flags, &[image.as_str()]].concat());
+        eventually("the node has booted", Duration::from_secs(20), || {
+            let state = self.sh(name, "systemctl is-system-running");
+            state == "running" || state == "degraded"
+        });
+    }
+}
+
+impl Drop for OwnEngine {
+    fn drop(&mut self) {
+        if let Ok(all) = self.command(&["ps", "-aq"]).output() {
+            let all = String::from_utf8_lossy(&all.stdout).into_owned();
+            let _ = self
+                .command(&["rm", "-fv"])
+                .args(all.split_whitespace())
+                .output();
+        }
+        self.down();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_restarted_in_mid_wait_is_waited_for() {
+    let mut own = OwnEngine::start();
+    let save = Command::new("docker")
+        .args(["save", &format!("readyd-test/node:{BOOKWORM}")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    real::run(
+        own.command(&["load", "--quiet"])
+            .stdin(save.stdout.unwrap()),
+    );
+    own.node("stays", &["--restart=always"]);
+    own.node("goes", &[]);
+    for node in ["stays", "goes"] {
+        own.sh(node, "systemctl stop munge");
+    }
+    let engine = engine_at(own.host().parse().unwrap(), LinkChoice::Auto);
+    let mut stays = engine.wait(&ME, request(&["stays"], 60));
+    let mut goes = engine.wait(&ME, request(&["goes"], 60));
+    until(&mut stays, "munge.service is inactive").await;
+    until(&mut goes, "munge.service is inactive").await;
+
+    let restarting = std::thread::spawn(move || {
+        own.down();
+        std::thread::sleep(Duration::from_secs(2));
+        own.up();
+        own
+    });
+    // Whether it is seen to end before its engine does is chance: with a policy, it comes back.
+    let goes = timeout(MINUTE, goes.result()).await.unwrap().unwrap();
+    assert_eq!(goes.verdict, Verdict::Terminal, "{}", goes.message);
+    assert!(goes.message.contains("is exited"), "{}", goes.message);
+    let stays = timeout(MINUTE, stays.result()).await.unwrap().unwrap();
+    println!("{}", stays.message);
+    assert!(restarting.join().is_ok());
+    assert_eq!(stays.verdict, Verdict::Ready, "{}", stays.message);
 }
 
 // --- many -------------------------------------------------------------------------------------------

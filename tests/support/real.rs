@@ -20,7 +20,7 @@ pub const SUITES: [&str; 2] = [BOOKWORM, FORKY];
 pub const BOOKWORM: &str = "bookworm";
 pub const FORKY: &str = "forky";
 
-fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/nodes")
         .join(name)
