@@ -68,6 +68,8 @@ pub(super) const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -
 /// on descriptor 3, which commands do not get; while one runs, the end of it means that nobody waits for
 /// it any more. A command whose time is over ends with 124, as with timeout(1).
 ///
+/// A script needs no other shell where this one is bash.
+///
 /// A port is dialled by the shell itself, where bash has a clock to tell when to stop (5.0): without a
 /// process, that takes half the time.
 pub(super) const SHELL: &str = concat!(
@@ -96,6 +98,12 @@ here() {
   exec 4>&-
   return "$code"
 }
+script() {
+  local text=$1
+  shift
+  [ "$#" = 0 ] || shift
+  eval "$text"
+}
 run() {
   nonce=$1 limit=$2; shift 2
   if [ "$1" = dial ] && [ -n "$EPOCHREALTIME" ]; then
@@ -106,6 +114,10 @@ run() {
   fi
   if [ -z "$BASH_VERSION" ] && command -v timeout >/dev/null 2>&1 && [ "$1" != dial ]; then
     set -- timeout -k 1 "$limit" "$@"
+  fi
+  if [ -n "$BASH_VERSION" ] && [ "$1 $2" = "sh -c" ]; then
+    shift 2
+    set -- script "$@"
   fi
   "$@" </dev/null 3<&- &
   command=$!
