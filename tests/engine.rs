@@ -19,10 +19,11 @@ use readyd::{
         NotReady, Options, Verdict, Wait, WaitEvent, WaitRequest, WaitResult, WaitTarget,
     },
     environment::Environment,
+    event::{Action, ContainerEvent},
     node::{Identity, NodeName, Role, Visibility},
     probe::{CouldNotLook, Outcome, Probe, Service},
-    report::ProbeResult,
-    runtime::State,
+    report::{ProbeResult, Trigger},
+    runtime::{ContainerId, State},
 };
 use support::fake::{FakeEngine, FakeNode, FakeUnit};
 use tokio::time::{Instant, sleep, timeout};
@@ -885,4 +886,123 @@ async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
     let start = Instant::now();
     assert_eq!(failing(&mut wait).await, "sshd");
     assert!(start.elapsed() < 200 * MS, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let options = Options {
+        events: false,
+        ..Options::default()
+    };
+    let engine = Engine::new(fake.clone(), options, Environment::tokio());
+    let (events, told_by_us) = tokio::sync::mpsc::unbounded_channel();
+    let patient = WaitRequest {
+        limit: Some(Duration::from_secs(3600)),
+        poll_interval: Duration::from_secs(60),
+        ..request(&["n"])
+    };
+    let told_by_us = tokio_stream::wrappers::UnboundedReceiverStream::new(told_by_us);
+    let mut wait = engine.wait_with_events(&ME, patient, told_by_us);
+    // Nothing happens for so long that polling has become seldom, and it has only just been polled.
+    while timeout(Duration::from_secs(600), wait.next()).await.is_ok() {}
+    let looks = fake.inspections();
+    while fake.inspections() == looks {
+        sleep(10 * MS).await;
+    }
+    sleep(100 * MS).await;
+    let event = |name: &str, action| ContainerEvent {
+        id: ContainerId("f".repeat(64)),
+        name: name.to_owned(),
+        former_name: None,
+        action,
+        at: None,
+    };
+    let exited = |code| State::Exited { code, oom: false };
+
+    // Another's is not looked at; what was not the end is none, whatever the event says.
+    let looks = fake.inspections();
+    events.send(event("other", Action::Die)).unwrap();
+    sleep(10 * MS).await;
+    assert_eq!(fake.inspections(), looks);
+    events.send(event("n", Action::Die)).unwrap();
+    sleep(10 * MS).await;
+    assert!(fake.inspections() > looks);
+    assert!(timeout(10 * MS, wait.next()).await.is_err(), "it runs");
+
+    fake.change("n", |node| node.container.state = exited(3));
+    events.send(event("n", Action::Die)).unwrap();
+    let start = Instant::now();
+    let Some(WaitEvent::Node(report)) = wait.next().await else {
+        panic!("no report")
+    };
+    assert!(start.elapsed() < 10 * MS);
+    assert_eq!(
+        reason(&report),
+        "container: container n is exited (exit code 3)"
+    );
+    assert_eq!(report.trigger, Trigger::ContainerEvent);
+    assert_eq!(&*report.trigger_detail, "die");
+    let (_, result) = told(wait).await;
+    assert_eq!(result.verdict, Verdict::Terminal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_callers_events_have_ended_nodes_are_polled() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let engine = engine(&fake);
+    let wait = engine.wait_with_events(&ME, request(&["n"]), futures_util::stream::empty());
+    let starting = async {
+        sleep(5000 * MS).await;
+        fake.set_unit("n", "munge.service", "active", "running");
+    };
+    let ((_, result), ()) = tokio::join!(told(wait), starting);
+    assert_eq!(result.verdict, Verdict::Ready);
+    assert!(result.elapsed < 5600 * MS, "{:?}", result.elapsed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_seen_a_container_waits_for_it_though_others_have() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let engine = engine(&fake);
+    let keep = WaitRequest {
+        failure_policy: FailurePolicy::KeepWaiting,
+        ..request(&["n"])
+    };
+    let first = engine.wait(&ME, keep);
+    sleep(1000 * MS).await;
+    fake.remove("n");
+    sleep(1000 * MS).await;
+    let second = engine.wait(&ME, request(&["n"]));
+    sleep(1000 * MS).await;
+    fake.put(FakeNode::ready("n", None));
+    let ((reports, result), (others, _)) = tokio::join!(told(second), told(first));
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    assert_eq!(
+        reason(&reports[0]),
+        "container: container n does not exist yet"
+    );
+    let removed = "container: container n was removed";
+    assert!(others.iter().any(|report| reason(report) == removed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stable_for_counts_from_ones_own_first_look_though_others_look_on() {
+    let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("b", None)]);
+    fake.set_unit("b", "munge.service", "inactive", "dead");
+    let engine = engine(&fake);
+    // Has seen `a` pass for long.
+    let other = engine.wait(&ME, request(&["a", "b"]));
+    sleep(10_000 * MS).await;
+    let stable = WaitRequest {
+        stable_for: 3000 * MS,
+        ..request(&["a"])
+    };
+    let (_, result) = told(engine.wait(&ME, stable)).await;
+    assert_eq!(result.verdict, Verdict::Ready);
+    assert!(result.elapsed >= 3000 * MS, "{:?}", result.elapsed);
+    drop(other);
 }

@@ -419,7 +419,6 @@ impl Bus {
     }
 
     /// Calls, and tells besides the last signal that was heard before the answer.
-
     async fn call_at<T>(
         &self,
         service: &str,
