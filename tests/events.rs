@@ -451,7 +451,7 @@ impl Drop for OwnEngine {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_restarted_in_mid_wait_is_waited_for() {
     let mut own = OwnEngine::start();
-    let save = Command::new("docker")
+    let mut save = Command::new("docker")
         .args(["save", &format!("readyd-test/node:{BOOKWORM}")])
         .stdout(Stdio::piped())
         .spawn()
