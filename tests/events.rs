@@ -456,10 +456,9 @@ async fn an_engine_that_is_restarted_in_mid_wait_is_waited_for() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    real::run(
-        own.command(&["load", "--quiet"])
-            .stdin(save.stdout.unwrap()),
-    );
+    let saved = save.stdout.take().unwrap();
+    real::run(own.command(&["load", "--quiet"]).stdin(saved));
+    assert!(save.wait().unwrap().success());
     own.node("stays", &["--restart=always"]);
     own.node("goes", &[]);
     for node in ["stays", "goes"] {
