@@ -1,0 +1,258 @@
+//! What is asked of the world: an engine, and the ways into its nodes.
+
+use super::*;
+
+#[async_trait]
+impl Runtime for Sim {
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError> {
+        let latency = self.world().latency;
+        sleep(self.some(latency)).await;
+        let (seen, outage) = {
+            let world = self.world();
+            let seen = world.nodes.get(name).and_then(|node| {
+                let container = node.container.as_ref()?;
+                Some(Container {
+                    id: container.id.clone(),
+                    name: name.to_owned(),
+                    labels: [].into(),
+                    state: container.state.clone(),
+                    restarts: container.restarts,
+                    started_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(container.run)),
+                    pid: Some(container.run as u32),
+                    network: Network::Own,
+                })
+            });
+            (seen, world.outage)
+        };
+        sleep(self.some(latency)).await;
+        let action = format!("inspecting container {name}");
+        if Instant::now() > by {
+            return Err(RuntimeError::TimedOut {
+                action,
+                limit: None,
+            });
+        }
+        if outage {
+            Err(unreachable(action))
+        } else {
+            Ok(seen)
+        }
+    }
+
+    async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, RuntimeError> {
+        Ok(2)
+    }
+
+    async fn exec(
+        &self,
+        _: &ContainerId,
+        _: Exec,
+        _: Instant,
+    ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+        Err(unreachable("starting a command".to_owned()))
+    }
+
+    async fn events(
+        &self,
+        since: Option<SystemTime>,
+        _: Instant,
+    ) -> Result<EventStream, RuntimeError> {
+        sleep(self.some(MS)).await;
+        let mut world = self.world();
+        if world.outage {
+            return Err(unreachable("subscribing to events".to_owned()));
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for event in world
+            .past
+            .iter()
+            .filter(|event| since.is_some() && event.at >= since)
+        {
+            let _ = sender.send(Ok(event.clone()));
+        }
+        world.subscribers.push(sender);
+        Ok(Box::pin(UnboundedReceiverStream::new(receiver)))
+    }
+}
+
+pub(super) fn unreachable(action: String) -> RuntimeError {
+    RuntimeError::Unreachable {
+        action,
+        engine: "sim://".to_owned(),
+        cause: "an outage".to_owned(),
+    }
+}
+
+/// A way into one run of one node.
+pub(super) struct SimLink {
+    sim: Sim,
+    node: String,
+    run: u64,
+    bus: u64,
+}
+
+impl SimLink {
+    pub(super) fn new(sim: &Sim, container: &Container) -> Self {
+        let mut world = sim.world();
+        world.links.fetch_add(1, Ordering::SeqCst);
+        let bus = world
+            .node(&container.name)
+            .container
+            .as_ref()
+            .map_or(0, |now| now.bus);
+        let started = container.started_at.unwrap();
+        let run = started.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        Self {
+            sim: sim.clone(),
+            node: container.name.clone(),
+            run: run.as_secs(),
+            bus,
+        }
+    }
+
+    /// What is read in the node's container, if it is still that run and can answer.
+    pub(super) fn read<T>(
+        &self,
+        world: &mut World,
+        read: impl FnOnce(&mut TrueContainer) -> T,
+    ) -> Result<T, LinkError> {
+        match &mut world.node(&self.node).container {
+            Some(now) if now.run == self.run && now.state == State::Running => Ok(read(now)),
+            Some(now) if now.run == self.run && now.state == State::Paused => {
+                Err(LinkError::Slow {
+                    what: "systemd".to_owned(),
+                    limit: None,
+                })
+            }
+            _ => Err(LinkError::NotRunning),
+        }
+    }
+
+    pub(super) async fn look(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+    ) -> Result<SystemdLook, LinkError> {
+        sleep(self.sim.some(2 * MS)).await;
+        let bus = self.bus;
+        let broken = || LinkError::Broken("the bus broke".to_owned());
+        let told = self.read(&mut self.sim.world(), |now| {
+            if now.bus != bus {
+                return Err(broken());
+            }
+            let told = now.tells && listener.is_some();
+            if let Some(listener) = listener.filter(|_| told) {
+                let ear = Arc::downgrade(listener);
+                now.ears.retain(|ear| ear.strong_count() > 0);
+                if !now.ears.iter().any(|other| Weak::ptr_eq(other, &ear)) {
+                    now.ears.push(ear);
+                }
+            }
+            Ok(told)
+        })??;
+        sleep(self.sim.some(2 * MS)).await;
+        let look = self.read(&mut self.sim.world(), |now| SystemdLook {
+            heard: heard(),
+            system: now.system.to_owned(),
+            failed_units: Vec::new(),
+            units: question
+                .units
+                .iter()
+                .map(|name| ((*name).to_owned(), now.unit(name)))
+                .collect(),
+            told,
+        })?;
+        sleep(self.sim.some(2 * MS)).await;
+        let bus_now = self.read(&mut self.sim.world(), |now| now.bus)?;
+        if bus_now == bus {
+            Ok(look)
+        } else {
+            Err(broken())
+        }
+    }
+}
+
+impl TrueContainer {
+    pub(super) fn unit(&self, name: &str) -> Unit {
+        let real = if name == "sshd.service" {
+            "ssh.service"
+        } else {
+            name
+        };
+        let Some(unit) = self.units.get(real) else {
+            return Unit {
+                load: "not-found".to_owned(),
+                ..Unit::default()
+            };
+        };
+        Unit {
+            id: real.to_owned(),
+            load: "loaded".to_owned(),
+            active: unit.active.to_owned(),
+            kind: unit.kind.to_owned(),
+            main_pid: unit.pid,
+            invocation: unit.invocation.to_string(),
+            changed: unit.changed,
+            age: self.tells.then(|| unit.since.elapsed()),
+            ..Unit::default()
+        }
+    }
+}
+
+impl Drop for SimLink {
+    fn drop(&mut self) {
+        let links = Arc::clone(&self.sim.world().links);
+        links.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Link for SimLink {
+    async fn systemd(
+        &self,
+        question: &UnitQuestion,
+        listener: Option<&Arc<Doubts>>,
+        by: Instant,
+    ) -> Told<SystemdLook> {
+        let said = loop {
+            match self.look(question, listener).await {
+                // A paused node answers once it goes on.
+                Err(LinkError::Slow { .. }) if Instant::now() < by => sleep(20 * MS).await,
+                other => break other,
+            }
+        };
+        Told { via: "sim", said }
+    }
+
+    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
+        sleep(self.sim.some(12 * MS)).await;
+        let read = || {
+            self.read(&mut self.sim.world(), |now| match question {
+                Question::Greeting { port: 22, .. } => match now.units["ssh.service"].active {
+                    "active" | "reloading" => {
+                        Answer::Greeting(b"SSH-2.0-sim".to_vec(), GreetingEnd::Found)
+                    }
+                    _ => Answer::Closed("Connection refused".to_owned()),
+                },
+                Question::Command { .. } if now.rpc => Answer::Command {
+                    stdout: "c\nSlurmctld(primary) at c is UP\n".to_owned(),
+                    stderr: String::new(),
+                    code: 0,
+                },
+                Question::Command { .. } => Answer::Command {
+                    stdout: "c\nSlurmctld(primary) at c is DOWN\n".to_owned(),
+                    stderr: String::new(),
+                    code: 1,
+                },
+                _ => Answer::Closed("Connection refused".to_owned()),
+            })
+        };
+        let said = loop {
+            match read() {
+                Err(LinkError::Slow { .. }) if Instant::now() < by => sleep(20 * MS).await,
+                other => break other,
+            }
+        };
+        Told { via: "sim", said }
+    }
+}

@@ -1,0 +1,318 @@
+//! What truly happens, and how it has been.
+
+use super::*;
+
+pub(super) fn unit(kind: &'static str) -> TrueUnit {
+    TrueUnit {
+        active: "inactive",
+        kind,
+        pid: 0,
+        invocation: 0,
+        changed: 1,
+        since: Instant::now(),
+    }
+}
+
+impl World {
+    pub(super) fn node(&mut self, name: &str) -> &mut TrueNode {
+        self.nodes.get_mut(name).unwrap()
+    }
+
+    pub(super) fn create(&mut self, name: &str) {
+        self.ids += 1;
+        let (ids, tells) = (self.ids, self.random.u8(..4) > 0);
+        let restarts = self.random.bool();
+        let container = TrueContainer {
+            id: ContainerId(format!("{ids:064x}")),
+            run: 0,
+            state: State::Created,
+            restarts,
+            system: "starting",
+            units: BTreeMap::new(),
+            rpc: false,
+            tells,
+            bus: 0,
+            ears: Vec::new(),
+            last_signal: Instant::now(),
+        };
+        self.node(name).container = Some(container);
+        self.event(name, Action::Create);
+    }
+
+    pub(super) fn start(&mut self, name: &str) {
+        self.ids += 1;
+        let run = self.ids;
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        if matches!(container.state, State::Running | State::Paused) {
+            return;
+        }
+        container.run = run;
+        container.state = State::Running;
+        container.system = "starting";
+        container.rpc = false;
+        container.units = [
+            ("munge.service", unit("forking")),
+            ("slurmctld.service", unit("simple")),
+            ("slurmd.service", unit("simple")),
+            ("ssh.service", unit("notify")),
+        ]
+        .into();
+        self.event(name, Action::Start);
+    }
+
+    pub(super) fn end(&mut self, name: &str, state: State) {
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        if !matches!(container.state, State::Running | State::Paused) {
+            return;
+        }
+        container.state = state;
+        self.hang_up(name);
+        self.event(name, Action::Die);
+    }
+
+    pub(super) fn destroy(&mut self, name: &str) {
+        if self.node(name).container.is_none() {
+            return;
+        }
+        self.end(
+            name,
+            State::Exited {
+                code: 137,
+                oom: false,
+            },
+        );
+        self.event(name, Action::Destroy);
+        self.node(name).container = None;
+        self.note(name);
+    }
+
+    pub(super) fn pause(&mut self, name: &str, pause: bool) {
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        let (from, to, action) = if pause {
+            (State::Running, State::Paused, Action::Pause)
+        } else {
+            (State::Paused, State::Running, Action::Unpause)
+        };
+        if container.state == from {
+            container.state = to;
+            self.event(name, action);
+        }
+    }
+
+    pub(super) fn set_unit(&mut self, name: &str, which: &'static str, active: &'static str) {
+        let now = Instant::now();
+        self.ids += 1;
+        let next = self.ids;
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        if container.state != State::Running {
+            return;
+        }
+        let Some(unit) = container.units.get_mut(which) else {
+            return;
+        };
+        let starts = active == "active" && !is_up(unit.active);
+        unit.active = active;
+        unit.changed = next;
+        if starts {
+            (unit.pid, unit.invocation, unit.since) = (next as u32, next, now);
+        }
+        if which == "slurmctld.service" && !is_up(active) {
+            container.rpc = false;
+        }
+        self.signal(name, Some(which));
+    }
+
+    pub(super) fn set_system(&mut self, name: &str, system: &'static str) {
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        let told = container.system == "starting";
+        if container.state == State::Running && container.system != system && system != "starting" {
+            container.system = system;
+            if told {
+                self.signal(name, None);
+            }
+            self.note(name);
+        }
+    }
+
+    /// Tells whoever listens on the node's bus.
+    pub(super) fn signal(&mut self, name: &str, unit: Option<&'static str>) {
+        self.note(name);
+        let delay = Duration::from_micros(self.random.u64(0..5000));
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        let at = container.last_signal.max(Instant::now() + delay);
+        container.last_signal = at;
+        let ears = container.ears.clone();
+        tokio::spawn(async move {
+            sleep_until(at).await;
+            for ear in ears.iter().filter_map(Weak::upgrade) {
+                match unit {
+                    Some(unit) => ear.unit(unit),
+                    None => ear.systemd(false),
+                }
+            }
+        });
+    }
+
+    /// Breaks the node's bus: who listened hears that, and nothing more.
+    pub(super) fn hang_up(&mut self, name: &str) {
+        let delay = Duration::from_micros(self.random.u64(0..5000));
+        let Some(container) = &mut self.node(name).container else {
+            return;
+        };
+        container.bus += 1;
+        let ears = std::mem::take(&mut container.ears);
+        let at = container.last_signal.max(Instant::now() + delay);
+        tokio::spawn(async move {
+            sleep_until(at).await;
+            ears.iter()
+                .filter_map(Weak::upgrade)
+                .for_each(|ear| ear.deaf());
+        });
+    }
+
+    pub(super) fn event(&mut self, name: &str, action: Action) {
+        self.note(name);
+        let Some(container) = &self.nodes[name].container else {
+            return;
+        };
+        self.ids += 1;
+        let event = ContainerEvent {
+            id: container.id.clone(),
+            name: name.to_owned(),
+            former_name: None,
+            action,
+            at: Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(self.ids)),
+        };
+        self.past.push_back(event.clone());
+        if self.past.len() > 256 {
+            self.past.pop_front();
+        }
+        if self.random.u32(0..100) < self.lost {
+            return;
+        }
+        let times = if self.random.u32(0..100) < self.twice {
+            2
+        } else {
+            1
+        };
+        for _ in 0..times {
+            // In any order: what came first may be told last.
+            let delay = Duration::from_micros(self.random.u64(0..20_000));
+            for subscriber in self.subscribers.clone() {
+                let event = event.clone();
+                tokio::spawn(async move {
+                    sleep(delay).await;
+                    let _ = subscriber.send(Ok(event));
+                });
+            }
+        }
+    }
+
+    /// Writes down how the node is from now on.
+    pub(super) fn note(&mut self, name: &str) {
+        let now = Instant::now();
+        let node = self.node(name);
+        let truth = truth(node);
+        if node.history.back().is_none_or(|(_, last)| *last != truth) {
+            node.history.push_back((now, truth));
+        }
+        if node.history.len() > 4000 {
+            node.history.pop_front();
+        }
+    }
+}
+
+/// What `systemctl is-active` calls active.
+pub(super) fn is_up(active: &str) -> bool {
+    matches!(active, "active" | "reloading")
+}
+
+pub(super) fn truth(node: &TrueNode) -> Truth {
+    let Some(container) = &node.container else {
+        return Truth {
+            up: false,
+            system: false,
+            rpc: false,
+            slurmd_since: None,
+            past_help: true,
+        };
+    };
+    let active = |unit: &str| {
+        container
+            .units
+            .get(unit)
+            .is_some_and(|unit| is_up(unit.active))
+    };
+    let failed = container.units.values().any(|unit| unit.active == "failed");
+    let ended = matches!(container.state, State::Exited { .. } | State::Dead);
+    Truth {
+        up: container.state == State::Running && active("ssh.service") && active("munge.service"),
+        system: matches!(container.system, "running" | "degraded"),
+        rpc: container.rpc && active("slurmctld.service"),
+        slurmd_since: active("slurmd.service").then(|| container.units["slurmd.service"].since),
+        past_help: ended || failed,
+    }
+}
+
+impl TrueNode {
+    /// How it has been of late, by how long ago.
+    pub(super) fn of_late(&self) -> String {
+        let newest = self.history.iter().rev().take(12);
+        let lines = newest.map(|(from, truth)| format!("\n    {:?} ago {truth:?}", from.elapsed()));
+        lines.collect()
+    }
+
+    /// Whether that held at some moment from then on.
+    pub(super) fn held_since(
+        &self,
+        then: Instant,
+        held: impl Fn(Instant, Instant, &Truth) -> bool,
+    ) -> bool {
+        let mut until = Instant::now();
+        for (from, truth) in self.history.iter().rev() {
+            if held((*from).max(then), until, truth) {
+                return true;
+            }
+            until = *from;
+            if *from < then {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether it was ready a moment ago, as far as these probes go.
+    pub(super) fn was_ready(&self, role: Option<Role>, late: Duration) -> bool {
+        let now = Instant::now();
+        let start = |late| now.checked_sub(late).unwrap();
+        let proven = Duration::from_millis(200);
+        if !self.held_since(start(late + UNTOLD), |_, _, truth| truth.system) {
+            return false;
+        }
+        match role {
+            Some(Role::Controller) => {
+                self.held_since(start(late), |_, _, truth| truth.up)
+                    && self.held_since(start(late + UNTOLD), |_, _, truth| truth.rpc)
+            }
+            Some(Role::Worker) => self.held_since(start(late), |_, until, truth| {
+                truth.up
+                    && truth
+                        .slurmd_since
+                        .is_some_and(|since| since + proven <= until)
+            }),
+            _ => self.held_since(start(late), |_, _, truth| truth.up),
+        }
+    }
+}
