@@ -63,7 +63,32 @@ impl Container {
     /// same one started again.
     #[must_use]
     pub fn is_same_run(&self, other: &Self) -> bool {
-        self.id == other.id && self.started_at == other.started_at
+        self.run().is_same(&other.run())
+    }
+
+    pub(crate) fn run(&self) -> Run {
+        Run {
+            id: self.id.clone(),
+            started_at: self.started_at,
+            pid: self.pid,
+        }
+    }
+}
+
+/// A run of a container: from one start of it to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) id: ContainerId,
+    started_at: Option<SystemTime>,
+    pid: Option<u32>,
+}
+
+impl Run {
+    /// Whether both are the same run. A container that has ended has no process any more, so that a
+    /// missing number tells nothing; two different ones are two runs, whatever the times say.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let other_process = matches!((self.pid, other.pid), (Some(a), Some(b)) if a != b);
+        self.id == other.id && self.started_at == other.started_at && !other_process
     }
 }
 

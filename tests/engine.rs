@@ -586,6 +586,7 @@ async fn a_restart_between_two_looks_starts_the_stable_time_again() {
     let start = std::time::SystemTime::now() - Duration::from_secs(3600);
     let mut node = FakeNode::ready("n", None);
     node.container.started_at = Some(start);
+    node.container.restarts = true;
     let fake = FakeEngine::new([node]);
     let engine = engine(&fake);
     let stable = || WaitRequest {
@@ -603,6 +604,114 @@ async fn a_restart_between_two_looks_starts_the_stable_time_again() {
         assert_eq!(result.verdict, Verdict::Ready);
         assert!(result.elapsed >= 5000 * MS, "{:?}", result.elapsed);
     }
+}
+
+/// No look finds the container exited: it runs again whenever it is looked at.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun() {
+    let start = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let mut node = FakeNode::ready("n", None);
+    node.container.started_at = Some(start);
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let restart = || {
+        fake.change("n", |node| {
+            let before = node.container.started_at.unwrap();
+            node.container.started_at = Some(before + MS);
+        });
+    };
+    let stable = WaitRequest {
+        stable_for: 5000 * MS,
+        ..request(&["n"])
+    };
+    let stop = engine.wait(&ME, stable.clone());
+    let keep = engine.wait(
+        &ME,
+        WaitRequest {
+            failure_policy: FailurePolicy::KeepWaiting,
+            ..stable.clone()
+        },
+    );
+    sleep(2000 * MS).await;
+    restart();
+    let (reports, result) = told(stop).await;
+    assert_eq!(result.verdict, Verdict::Terminal);
+    assert!(result.elapsed < 3000 * MS, "{:?}", result.elapsed);
+    let over = "container: container n has ended, and was started again: it has no restart policy, \
+                so the run that was waited for is over";
+    assert_eq!(result.message, format!("n: {over}"));
+    let last = reports.last().unwrap();
+    assert_eq!(reason(last), over);
+    assert!(matches!(last.probes[1].result, ProbeResult::Skipped(_)));
+    // Who begins now has seen this run only.
+    let new = told(engine.wait(&ME, request(&["n"]))).await.1;
+    assert_eq!(new.verdict, Verdict::Ready);
+    let (reports, result) = told(keep).await;
+    assert_eq!(result.verdict, Verdict::Ready);
+    assert!(result.elapsed >= 7000 * MS, "{:?}", result.elapsed);
+    let terminal = |report: &Arc<NodeReport>| matches!(report.state, NodeState::Terminal(_));
+    assert!(!reports.iter().any(terminal));
+
+    // Only one probe is named: it says so, too.
+    let munge = WaitRequest {
+        probes: vec![probe("munge")],
+        ..stable
+    };
+    let wait = engine.wait(&ME, munge);
+    sleep(2000 * MS).await;
+    restart();
+    let (_, result) = told(wait).await;
+    assert_eq!(
+        result.message,
+        format!("n: {}", over.replacen("container", "munge", 1))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_second() {
+    let mut node = FakeNode::ready("n", None);
+    node.container.restarts = true;
+    node.units.get_mut("munge.service").unwrap().active = "inactive";
+    let fake = FakeEngine::new([node]);
+    let engine = engine(&fake);
+    let exited = || State::Exited {
+        code: 137,
+        oom: false,
+    };
+    let (quick, late) = (
+        engine.wait(&ME, request(&["n"])),
+        engine.wait(&ME, request(&["n"])),
+    );
+    sleep(600 * MS).await;
+    let end = Instant::now();
+    fake.change("n", |node| node.container.state = exited());
+    let (reports, result) = told(quick).await;
+    assert_eq!(result.verdict, Verdict::Terminal);
+    assert!(end.elapsed() >= 1000 * MS, "{:?}", end.elapsed());
+    assert!(end.elapsed() < 2200 * MS, "{:?}", end.elapsed());
+    let reasons: Vec<_> = reports.iter().map(|report| reason(report)).collect();
+    assert_eq!(
+        reasons,
+        [
+            "munge: munge.service is inactive (running)",
+            "container: container n is exited (exit code 137); its restart policy may start it again",
+            "container: container n is exited (exit code 137)",
+        ]
+    );
+    drop(late);
+
+    // Started again within the second, it is waited for as any other.
+    fake.put(FakeNode::ready("n", None));
+    fake.change("n", |node| node.container.restarts = true);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let wait = engine.wait(&ME, request(&["n"]));
+    sleep(3000 * MS).await;
+    fake.change("n", |node| node.container.state = exited());
+    sleep(800 * MS).await;
+    fake.change("n", |node| node.container.state = State::Running);
+    fake.set_unit("n", "munge.service", "active", "running");
+    let (_, result) = told(wait).await;
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
 }
 
 #[tokio::test(start_paused = true)]
@@ -891,14 +1000,17 @@ async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
 #[tokio::test(start_paused = true)]
 async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    fake.set_unit("n", "munge.service", "inactive", "dead");
     let options = Options {
         events: false,
         ..Options::default()
     };
     let engine = Engine::new(fake.clone(), options, Environment::tokio());
     let (events, told_by_us) = tokio::sync::mpsc::unbounded_channel();
+    // The container alone is asked for, at moments that are known: nothing else finds out by chance
+    // what an event is to tell.
     let patient = WaitRequest {
+        probes: vec![probe("container")],
+        stable_for: Duration::from_secs(3599),
         limit: Some(Duration::from_secs(3600)),
         poll_interval: Duration::from_secs(60),
         ..request(&["n"])

@@ -30,9 +30,9 @@ use crate::{
     node::{Identity, NodeName},
     probe::{Outcome, Probe, container},
     report::{ProbeReport, ProbeResult},
-    runtime::seconds,
-    text::Reason,
-    watcher::{Published, Wanted, Watcher, Watchers},
+    runtime::{Run, seconds},
+    text::{Detail, Reason},
+    watcher::{Published, Seen, Wanted, Watcher, Watchers},
 };
 
 /// What somebody else than the engine tells of containers.
@@ -66,6 +66,30 @@ struct Followed {
     told: Option<Arc<NodeReport>>,
     /// The moment for which another look has been asked.
     nudged_for: Option<Instant>,
+    /// The run that this wait has seen alive.
+    run: Option<Run>,
+    /// Why that is over for good, though the container runs again.
+    ended: Option<Reason>,
+}
+
+impl Followed {
+    /// Holds the run that was seen last against the one that this wait has seen alive.
+    ///
+    /// A container that ends and is started again at once need not be found exited by any look, but
+    /// its other start cannot be missed. Without a restart policy nothing but somebody's `docker
+    /// restart`, or stop and start, does that, and what was waited for is over.
+    fn follow_run(&mut self, seen: Option<&Seen>, started: Instant) {
+        let Some(seen) = seen.filter(|seen| seen.at >= started) else {
+            return;
+        };
+        let another = |run: &Run| run.id == seen.run.id && !run.is_same(&seen.run);
+        if self.run.as_ref().is_some_and(another) && !seen.restarts {
+            self.ended = Some(container::started_again(&self.node));
+        }
+        if seen.is_alive {
+            self.run = Some(seen.run.clone());
+        }
+    }
 }
 
 /// A node's newest state.
@@ -106,6 +130,8 @@ impl Driver {
                 unsettled_since: started,
                 told: None,
                 nudged_for: None,
+                run: None,
+                ended: None,
             }
         };
         let driver = Self {
@@ -178,6 +204,9 @@ impl Driver {
             // It has passed all the time, as others have seen; this wait has not looked yet.
             Some(_) | None => None,
         };
+        if self.request.failure_policy == FailurePolicy::Stop {
+            followed.follow_run(newest.seen.as_ref(), self.started);
+        }
         followed.newest = newest;
         changes.push(change((index, receiver)));
     }
@@ -243,13 +272,18 @@ impl Driver {
             let newest = &followed.newest;
             let own = newest.settled && !newest.stale && newest.started >= self.started;
             let mut probes = newest.probes.iter();
-            own && !self.never_saw(newest) && probes.any(|report| report.result.is_terminal())
+            let terminal = probes.any(|report| report.result.is_terminal());
+            followed.ended.is_some() || (own && !self.never_saw(newest) && terminal)
         })
     }
 
     /// Whether there is no such container, and this wait has never seen one: others may have.
     fn never_saw(&self, newest: &Published) -> bool {
-        newest.absent && newest.last_present.is_none_or(|at| at < self.started)
+        newest.absent
+            && newest
+                .seen
+                .as_ref()
+                .is_none_or(|seen| seen.at < self.started)
     }
 
     /// When a probe that has never answered has to be told of.
@@ -309,6 +343,9 @@ impl Driver {
             && let Outcome::Failed(missing) = container::missing(&followed.node, false)
         {
             soften(&mut probes, |_| missing.clone());
+        }
+        if let Some(ended) = &followed.ended {
+            end(&mut probes, ended);
         }
         let failing = probes.iter().find(|report| !report.result.is_passed());
         let state = match (failing, followed.passed_since) {
@@ -432,6 +469,22 @@ fn soften(probes: &mut Arc<[ProbeReport]>, reason: impl Fn(&Reason) -> Reason) {
         }
     }
     *probes = softened.into();
+}
+
+/// Makes the reports those of a container that has ended.
+fn end(probes: &mut Arc<[ProbeReport]>, ended: &Reason) {
+    let mut reports = probes.to_vec();
+    let mut reports_in_order = reports.iter_mut();
+    if let Some(first) = reports_in_order.next() {
+        first.result = ProbeResult::Looked(Outcome::Terminal(ended.clone()));
+        first.detail = Detail::default();
+        let why = Reason::new(format!("not looked at: {} has not passed", first.probe));
+        for report in reports_in_order {
+            report.result = ProbeResult::Skipped(why.clone());
+            report.detail = Detail::default();
+        }
+    }
+    *probes = reports.into();
 }
 
 fn change((index, mut receiver): (usize, watch::Receiver<Arc<Published>>)) -> Change {

@@ -4,6 +4,7 @@ use super::Outcome;
 use crate::{
     node::NodeName,
     runtime::{Container, Network, State},
+    text::Reason,
 };
 
 /// The container's state decides, not its restart policy: `docker kill` leaves a container with
@@ -32,6 +33,14 @@ pub(crate) fn missing(node: &NodeName, seen: bool) -> Outcome {
     } else {
         Outcome::failed(format!("container {node} does not exist yet"))
     }
+}
+
+/// It was ended and started again, without a restart policy that would have done so.
+pub(crate) fn started_again(node: &NodeName) -> Reason {
+    Reason::new(format!(
+        "container {node} has ended, and was started again: it has no restart policy, so the run \
+         that was waited for is over"
+    ))
 }
 
 /// Its label names no role: which probes it has to pass is anybody's guess, and a guess could call

@@ -34,7 +34,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::watch;
 
 pub(crate) use look::{Depth, Look};
-pub(crate) use plan::{Published, Wanted};
+pub(crate) use plan::{Published, Seen, Wanted};
 pub(crate) use sight::Sight;
 
 use crate::{

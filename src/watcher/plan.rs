@@ -16,6 +16,7 @@ use crate::{
     node::Role,
     probe::{Probe, ProbeKey},
     report::{ProbeReport, ProbeResult, Trigger},
+    runtime::{Container, Run, State},
     text::Reason,
 };
 
@@ -41,6 +42,29 @@ impl Wanted {
             Some(probes.iter().map(Probe::key).collect())
         };
         self.role == other.role && keys(self) == keys(other)
+    }
+}
+
+/// The run of a node's container that was last seen.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) run: Run,
+    /// Whether its processes are there: it runs, or is paused.
+    pub(crate) is_alive: bool,
+    /// Whether it has a restart policy.
+    pub(crate) restarts: bool,
+    /// When it was asked for.
+    pub(crate) at: Instant,
+}
+
+impl Seen {
+    pub(super) fn new(container: &Container, at: Instant) -> Self {
+        Self {
+            run: container.run(),
+            is_alive: matches!(container.state, State::Running | State::Paused),
+            restarts: container.restarts,
+            at,
+        }
     }
 }
 
@@ -70,8 +94,8 @@ pub(crate) struct Published {
     pub(crate) stale: bool,
     /// Whether there is no such container.
     pub(crate) absent: bool,
-    /// When there was one last.
-    pub(crate) last_present: Option<Instant>,
+    /// The container as it was last seen.
+    pub(crate) seen: Option<Seen>,
     /// When it was so.
     pub(crate) observed: SystemTime,
 }
@@ -235,7 +259,7 @@ impl Plan {
             doubtful: false,
             stale: false,
             absent: false,
-            last_present: None,
+            seen: None,
             observed: environment.wall(),
         };
         Self {

@@ -53,7 +53,17 @@ impl World {
                 self.end(&name, State::Exited { code, oom: false });
             }
             70..=71 => {
-                self.end(&name, State::Restarting);
+                // By its policy; or as `docker restart` does, with an end that is over at once.
+                let restarts = self.node(&name).container.as_ref();
+                let state = if restarts.is_some_and(|now| now.restarts) {
+                    State::Restarting
+                } else {
+                    State::Exited {
+                        code: 0,
+                        oom: false,
+                    }
+                };
+                self.end(&name, state);
                 self.start(&name);
             }
             72..=73 => {
@@ -72,7 +82,11 @@ impl World {
                 self.outage = true;
                 self.subscribers.clear();
             }
-            87..=90 => self.outage = false,
+            87..=90 if self.outage => {
+                self.outage = false;
+                self.out = Some(Instant::now());
+            }
+            87..=90 => {}
             91 => self.lost = 30,
             92..=93 => self.lost = 0,
             94 => self.twice = 50,
@@ -85,6 +99,11 @@ impl World {
                 self.latency = MS;
             }
         }
+    }
+
+    /// Whether the engine could not be asked at some moment from then on.
+    pub(super) fn was_out_since(&self, then: Instant) -> bool {
+        self.outage || self.out.is_some_and(|until| until >= then)
     }
 
     /// How much later than usual answers may be.

@@ -11,6 +11,8 @@ pub(super) async fn follow(sim: Sim, engine: Engine, request: WaitRequest) {
     sim.world().waits += 1;
     let mut wait = engine.wait(&Identity::Local, request);
     let mut first = true;
+    // Since when the wait has seen each node's container run.
+    let mut alive = BTreeMap::new();
     while let Some(event) = wait.next().await {
         let mut world = sim.world();
         let slow = world.slowness();
@@ -25,6 +27,12 @@ pub(super) async fn follow(sim: Sim, engine: Engine, request: WaitRequest) {
         }
         match event {
             WaitEvent::Node(report) => {
+                // What is told at first may be what others have seen; soon the wait has looked itself.
+                let has_looked = started.elapsed() > LATE + slow && !world.was_out_since(started);
+                if report.probes[0].result.is_passed() && has_looked {
+                    let now = Instant::now();
+                    alive.entry(report.node.clone()).or_insert(now);
+                }
                 if let NodeState::Terminal(reason) = &report.state
                     && policy == FailurePolicy::KeepWaiting
                 {
@@ -41,6 +49,9 @@ pub(super) async fn follow(sim: Sim, engine: Engine, request: WaitRequest) {
                     Verdict::TimedOut => "timed out",
                 };
                 *world.verdicts.entry(verdict).or_default() += 1;
+                if result.verdict == Verdict::Ready && policy == FailurePolicy::Stop {
+                    world.judge_runs(&said, &alive, slow);
+                }
                 world.judge(result.verdict, &said, &targets, stable_for, started);
             }
         }
@@ -49,6 +60,18 @@ pub(super) async fn follow(sim: Sim, engine: Engine, request: WaitRequest) {
 }
 
 impl World {
+    /// A run that was seen and that has ended is the end of the wait, whatever came after it.
+    fn judge_runs(&mut self, said: &str, alive: &BTreeMap<NodeName, Instant>, slow: Duration) {
+        let until = Instant::now().checked_sub(LATE + slow).unwrap();
+        for (name, seen) in alive {
+            let node = &self.nodes[name.as_str()];
+            if node.has_been_restarted(*seen, until) {
+                let wrong = format!("{said}: {name} was restarted meanwhile");
+                self.violations.push(wrong);
+            }
+        }
+    }
+
     pub(super) fn judge(
         &mut self,
         verdict: Verdict,
@@ -94,7 +117,7 @@ impl World {
                 let start = Instant::now().checked_sub(late).unwrap();
                 let past_help = targets.iter().any(|target| {
                     let node = &self.nodes[target.node.as_str()];
-                    node.held_since(start, |_, _, truth| truth.past_help)
+                    node.was_past_help(start) || node.has_ended(started, Instant::now())
                 });
                 if !past_help {
                     let nodes = targets

@@ -41,7 +41,7 @@ use crate::{
     environment::{Clock, Environment, Spawner, Task, TaskFuture},
     event::{Action, ContainerEvent, Doubts, EventStream, heard},
     link::{Link, LinkError, Links, Told},
-    node::{Identity, Role},
+    node::{Identity, NodeName, Role},
     question::{Answer, GreetingEnd, Question},
     runtime::{Container, ContainerId, Exec, Network, RunningExec, Runtime, RuntimeError, State},
     unit::{SystemdLook, Unit, UnitQuestion},
@@ -83,6 +83,7 @@ struct TrueContainer {
     run: u64,
     state: State,
     restarts: bool,
+    ended_at: Option<Instant>,
     system: &'static str,
     units: BTreeMap<&'static str, TrueUnit>,
     rpc: bool,
@@ -100,6 +101,8 @@ struct TrueNode {
     role: Option<Role>,
     container: Option<TrueContainer>,
     history: VecDeque<(Instant, Truth)>,
+    /// When runs ended, of which container: those that nothing starts again by itself.
+    ended: VecDeque<(Instant, ContainerId)>,
 }
 
 /// How a node is, as far as a wait can tell.
@@ -113,6 +116,8 @@ struct Truth {
     rpc: bool,
     slurmd_since: Option<Instant>,
     past_help: bool,
+    /// Since when it has ended, where its policy may start it again.
+    may_start_since: Option<Instant>,
 }
 
 struct World {
@@ -121,6 +126,8 @@ struct World {
     ids: u64,
     /// Why nothing can be asked of the engine, while it cannot.
     outage: bool,
+    /// When the last such time ended.
+    out: Option<Instant>,
     /// How long the engine takes.
     latency: Duration,
     /// When it was slow last: calls from then may still be on their way.
@@ -146,6 +153,7 @@ impl Sim {
             nodes: BTreeMap::new(),
             ids: 0,
             outage: false,
+            out: None,
             latency: MS,
             slow: None,
             subscribers: Vec::new(),
@@ -212,6 +220,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
                 role,
                 container: None,
                 history: VecDeque::new(),
+                ended: VecDeque::new(),
             };
             world.nodes.insert(name.clone(), node);
             world.note(&name);

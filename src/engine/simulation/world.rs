@@ -27,6 +27,7 @@ impl World {
             run: 0,
             state: State::Created,
             restarts,
+            ended_at: None,
             system: "starting",
             units: BTreeMap::new(),
             rpc: false,
@@ -70,6 +71,11 @@ impl World {
             return;
         }
         container.state = state;
+        container.ended_at = Some(Instant::now());
+        let ended = (Instant::now(), container.id.clone());
+        if !container.restarts {
+            self.node(name).ended.push_back(ended);
+        }
         self.hang_up(name);
         self.event(name, Action::Die);
     }
@@ -247,6 +253,7 @@ pub(super) fn truth(node: &TrueNode) -> Truth {
             rpc: false,
             slurmd_since: None,
             past_help: true,
+            may_start_since: None,
         };
     };
     let active = |unit: &str| {
@@ -262,7 +269,8 @@ pub(super) fn truth(node: &TrueNode) -> Truth {
         system: matches!(container.system, "running" | "degraded"),
         rpc: container.rpc && active("slurmctld.service"),
         slurmd_since: active("slurmd.service").then(|| container.units["slurmd.service"].since),
-        past_help: ended || failed,
+        past_help: failed || (ended && !container.restarts),
+        may_start_since: container.ended_at.filter(|_| ended && container.restarts),
     }
 }
 
@@ -291,6 +299,34 @@ impl TrueNode {
             }
         }
         false
+    }
+
+    /// Whether trying again could not help at some moment from then on: what a policy may start again
+    /// has to have stayed as it was for a second.
+    pub(super) fn was_past_help(&self, then: Instant) -> bool {
+        let second = Duration::from_secs(1);
+        self.held_since(then, |_, until, truth| {
+            let left_so = truth
+                .may_start_since
+                .is_some_and(|since| until >= since + second);
+            truth.past_help || left_so
+        })
+    }
+
+    /// Whether a run has ended between these instants that nothing starts again by itself.
+    pub(super) fn has_ended(&self, from: Instant, until: Instant) -> bool {
+        (self.ended.iter()).any(|(at, _)| (from..=until).contains(at))
+    }
+
+    /// Whether a run of the container that is there now has ended between these instants, and nothing
+    /// starts it again by itself.
+    pub(super) fn has_been_restarted(&self, from: Instant, until: Instant) -> bool {
+        let Some(now) = &self.container else {
+            return false;
+        };
+        let ended =
+            |(at, id): &(Instant, ContainerId)| (from..=until).contains(at) && *id == now.id;
+        self.ended.iter().any(ended)
     }
 
     /// Whether it was ready a moment ago, as far as these probes go.

@@ -43,14 +43,14 @@ use super::{
 use crate::{
     environment::after,
     event::Doubt,
-    probe::{CouldNotLook, Means, Probe, ProbeKey, Proof, find_unit},
+    probe::{Means, Probe, ProbeKey, Proof, find_unit},
     report::Trigger,
-    runtime::{Container, State},
+    runtime::{Container, Run, RuntimeError, State},
     unit::Unit,
 };
 
 /// The container, or that there is none, or why that could not be told.
-type Inspected = Result<Option<Container>, CouldNotLook>;
+type Inspected = Result<Option<Container>, RuntimeError>;
 
 /// An answer, the probe that it is for, and the unit that was behind it when it was asked for.
 struct Known {
@@ -81,6 +81,9 @@ pub(super) struct Life {
     seen: Option<(Container, Instant)>,
     /// When its run was first seen.
     run_since: Instant,
+    /// The run that was found to have ended though its policy may start it again, and the end of the
+    /// look that found it first.
+    ended: Option<(Run, Instant)>,
     /// The run that is asked now.
     subject: Option<Arc<Subject>>,
     systemd: Fact<Asked>,
@@ -123,6 +126,7 @@ impl Life {
             live: false,
             seen: None,
             run_since: now,
+            ended: None,
             subject: None,
             systemd: Fact::new(now),
             answers: HashMap::new(),
@@ -257,9 +261,10 @@ impl Life {
     fn inspected(&mut self, (found, span): (Inspected, Span)) {
         self.rounds += 1;
         self.engine_back = match (&found, self.engine_back) {
-            (Err(_), _) => Some(EngineBack::NotYet),
+            // An engine that is only slow, or makes no sense, was not restarted.
+            (Err(RuntimeError::Unreachable { .. }), _) => Some(EngineBack::NotYet),
             (Ok(_), Some(EngineBack::NotYet)) => Some(EngineBack::Since(span.1)),
-            (Ok(_), kept) => kept,
+            (_, kept) => kept,
         };
         let by_time = self.container.is_asked_by_time();
         let untold = by_time && self.live && self.feed.is_live() && self.is_news(&found);
@@ -309,10 +314,23 @@ impl Life {
                     State::Running | State::Paused => {}
                     _ => self.forget(),
                 }
+                self.note_end(&container, span);
                 self.seen = Some((container, span.0));
             }
             Ok(None) => self.forget(),
             Err(_) => {}
+        }
+    }
+
+    /// Writes down since when a run is known to have ended that a policy may follow with another.
+    fn note_end(&mut self, container: &Container, span: Span) {
+        let ended = matches!(container.state, State::Exited { .. }) && container.restarts;
+        let run = container.run();
+        let known = |(before, _): &(Run, Instant)| before.is_same(&run);
+        if !ended {
+            self.ended = None;
+        } else if !self.ended.as_ref().is_some_and(known) {
+            self.ended = Some((run, span.1));
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     node::Role,
-    probe::{Ask, CouldNotLook, Means, Probe, find_unit},
+    probe::{Ask, Means, Probe, find_unit},
     report::Trigger,
     unit::{Unit, UnitQuestion},
 };
@@ -94,7 +94,7 @@ impl Life {
             let by = start + ASK_LIMIT;
             let found = sight.container(&identity, &node, by).await;
             let span = (start, sight.environment.now());
-            (found.map_err(CouldNotLook::from), span)
+            (found, span)
         }));
     }
 

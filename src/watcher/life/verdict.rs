@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         fact::Fact,
-        plan::{Plan, Published},
+        plan::{Plan, Published, Seen},
         round::Round,
         step::{Step, step},
         subject::{ENGINE, Span},
@@ -28,6 +28,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long after an engine's return a container that it starts again may take: until then, having
 /// ended is not the end.
 const RETURN: Duration = Duration::from_secs(10);
+
+/// How much later a container with a restart policy has to be found ended still.
+const LEFT: Duration = Duration::from_secs(1);
 
 /// How soon what no event tells is asked for again, at first.
 const EAGER: Duration = Duration::from_millis(10);
@@ -135,7 +138,8 @@ impl Life {
         let mut absent = false;
         let mut open = false;
         let mut round = match found {
-            Err(CouldNotLook(reason)) => {
+            Err(error) => {
+                let CouldNotLook(reason) = error.into();
                 let mut round = Round::new(&environment, &before.probes, wanted.probes(role));
                 round.settle(ProbeResult::Unknown(reason), Detail::default(), "");
                 needs
@@ -214,7 +218,7 @@ impl Life {
             doubtful: !used.certain,
             stale: used.stale,
             absent,
-            last_present: self.seen.as_ref().map(|(_, at)| *at),
+            seen: (self.seen.as_ref()).map(|(container, at)| Seen::new(container, *at)),
             observed: self.sight.environment.wall(),
             ..before.clone()
         }
@@ -222,7 +226,10 @@ impl Life {
 
     /// What the container itself is to every probe; passed if they have to be asked.
     fn standing(&self, container: &Container, bad_role: Option<Outcome>) -> Standing {
-        if let Some(waiting) = self.starts_again(container) {
+        if let Some(waiting) = self
+            .starts_again(container)
+            .or_else(|| self.may_start_again(container))
+        {
             return Standing::Every(waiting);
         }
         match container::judge(&self.key.node, container) {
@@ -242,6 +249,24 @@ impl Life {
         Some(Outcome::failed(format!(
             "{ended}; the engine came back and may start it again"
         )))
+    }
+
+    /// What an ended container is until a second look has found that its policy leaves it so.
+    fn may_start_again(&self, container: &Container) -> Option<Outcome> {
+        if self.container.span.0 >= self.left_by()? {
+            return None;
+        }
+        let outcome = container::judge(&self.key.node, container);
+        let ended = outcome.reason().map_or("", Reason::as_str);
+        Some(Outcome::failed(format!(
+            "{ended}; its restart policy may start it again"
+        )))
+    }
+
+    /// From when on a look that finds the container ended shows that its policy leaves it so.
+    fn left_by(&self) -> Option<Instant> {
+        let (_, found) = self.ended.as_ref()?;
+        Some(*found + LEFT)
     }
 
     fn returned_by(&self, container: &Container) -> Option<Instant> {
@@ -412,7 +437,8 @@ impl Life {
     fn container_due(&self, container: Option<&Container>) -> Instant {
         let span = self.container.span;
         let back = container.and_then(|container| self.returned_by(container));
-        let back = back.filter(|back| self.container.span.0 < *back);
+        let comes = |at: &Instant| self.container.span.0 < *at;
+        let back = earlier(back.filter(comes), self.left_by().filter(comes));
         let runs = container.is_some_and(|container| container.state == State::Running);
         let due = match (self.live && self.feed.is_live(), runs) {
             (true, _) => span.1 + RESYNC,
