@@ -136,14 +136,15 @@ async fn a_container_that_comes_pauses_and_goes_on_is_told(
 }
 
 #[rstest]
-#[case::restart(&["restart", "-t", "0"], "is exited")]
-#[case::kill(&["kill"], "is exited (exit code 137)")]
-#[case::removal(&["rm", "-fv"], "")]
+#[case::restart(&["restart", "-t", "0"], &["is exited", "has ended, and was started again"])]
+#[case::kill(&["kill"], &["is exited (exit code 137)"])]
+#[case::removal(&["rm", "-fv"], &["is exited (exit code 137)", "was removed"])]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_ends_in_mid_wait_is_terminal(
     #[values(BOOKWORM, FORKY)] suite: &str,
     #[case] end: &[&str],
-    #[case] why: &str,
+    // How much of it a look catches is chance; that it is the end is not.
+    #[case] whys: &[&str],
 ) {
     let node = Node::start(suite, &unique("ends"), &[]);
     let engine = engine(LinkChoice::Auto);
@@ -159,7 +160,8 @@ async fn a_container_that_ends_in_mid_wait_is_terminal(
     docker(&[end, &[&node.0]].concat());
     let result = result(wait).await;
     assert_eq!(result.verdict, Verdict::Terminal, "{}", result.message);
-    assert!(result.message.contains(why), "{}", result.message);
+    let ended = |why: &&str| result.message.contains(*why);
+    assert!(whys.iter().any(ended), "{}", result.message);
     // Who keeps waiting is told, and goes on.
     match end[0] {
         // That may be over before anybody has looked.
@@ -174,6 +176,38 @@ async fn a_container_that_ends_in_mid_wait_is_terminal(
             until(&mut others, "is exited").await;
         }
     }
+}
+
+/// What has a restart policy goes on with its next run, and is terminal only where there is none.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_with_a_restart_policy_goes_on_unless_it_is_left_exited(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("policy"), &["--restart=always"]);
+    let engine = engine(LinkChoice::Auto);
+    let wait = stopped(&engine, &node, told(&node.0)).await;
+    docker(&["restart", "-t", "0", &node.0]);
+    // munge starts with the next boot.
+    let restarted = result(wait).await;
+    assert_eq!(restarted.verdict, Verdict::Ready, "{}", restarted.message);
+
+    let wait = stopped(&engine, &node, told(&node.0)).await;
+    let start = Instant::now();
+    // The engine keeps to what it was told by hand, not to the policy.
+    docker(&["kill", &node.0]);
+    let killed = result(wait).await;
+    assert_eq!(killed.verdict, Verdict::Terminal, "{}", killed.message);
+    assert!(
+        killed.message.ends_with("is exited (exit code 137)"),
+        "{}",
+        killed.message
+    );
+    assert!(
+        start.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[rstest]
@@ -428,6 +462,7 @@ impl OwnEngine {
             "none",
         ];
         self.docker(&[&common, options, &flags, &[image.as_str()]].concat());
+        real::tally(name);
         eventually("the node has booted", Duration::from_secs(20), || {
             let state = self.sh(name, "systemctl is-system-running");
             state == "running" || state == "degraded"
