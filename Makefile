@@ -8,7 +8,7 @@ NODES := tests/nodes
 # The tests run on nodes of both; another one may be asked for.
 SUITES := $(sort bookworm forky $(READYD_SUITE))
 
-.PHONY: demo demo-down test bench engine image
+.PHONY: demo demo-down test every-test bench engine image
 
 demo: engine
 	cargo build --locked
@@ -18,7 +18,11 @@ demo: engine
 demo-down: engine
 	$(NODES)/cluster down
 
+# The closing line says how long it took, and how many nodes it started.
 test: engine image
+	$(NODES)/tally $(MAKE) --no-print-directory every-test
+
+every-test:
 	cargo test --locked --lib --bins --tests --examples
 	cargo test --locked --doc
 

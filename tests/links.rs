@@ -470,6 +470,7 @@ async fn a_port_of_a_shared_network_proves_nothing(
         "sleep",
         "60",
     ]);
+    support::real::tally(&on_host.0);
     booted(&owner);
     booted(&guest);
     let engine = engine(link);
