@@ -22,6 +22,9 @@ demo-down: engine
 test: engine image
 	$(NODES)/tally $(MAKE) --no-print-directory every-test
 
+# Most tests of real nodes wait for something: more of them at once than there are cores take half the
+# time.
+every-test: export RUST_TEST_THREADS ?= 6
 every-test:
 	cargo test --locked --lib --bins --tests --examples
 	cargo test --locked --doc

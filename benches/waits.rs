@@ -80,7 +80,7 @@ impl Meter {
             .iter()
             .map(|node| docker(&["inspect", "-f", "{{.Id}}", &node.0]));
         Self {
-            processes: [vec![serve.child.id()], engine()].concat(),
+            processes: [vec![serve.child.id()], monitor()].concat(),
             nodes: ids.collect(),
         }
     }
@@ -102,14 +102,14 @@ impl Meter {
 }
 
 /// dockerd, containerd and their shims.
-fn engine() -> Vec<u32> {
+fn monitor() -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        let engine = ["dockerd", "containerd"]
+        let monitor = ["dockerd", "containerd"]
             .iter()
             .any(|part| name.starts_with(part));
-        engine.then_some(pid)
+        monitor.then_some(pid)
     });
     processes.collect()
 }

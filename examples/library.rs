@@ -1,17 +1,17 @@
-//! The engine without gRPC: waits for a node with a probe of one's own beside its role's.
+//! The monitor without gRPC: waits for a node with a probe of one's own beside its role's.
 //!
 //! ```text
-//! cargo run --example library --no-default-features --features engine -- NODE
+//! cargo run --example library --no-default-features --features monitor -- NODE
 //! ```
 
 use std::time::Duration;
 
 use readyd::{
-    docker::{DockerHost, DockerRuntime},
-    engine::{Engine, Options, WaitEvent, WaitRequest, WaitTarget},
+    docker::{DockerEngine, DockerHost},
     environment::Environment,
+    monitor::{Monitor, Options, WaitEvent, WaitRequest, WaitTarget},
     node::{Identity, NodeName},
-    probe::{CouldNotLook, Outcome, Probe},
+    probe::{Outcome, Probe, ProbeError},
 };
 
 #[tokio::main]
@@ -21,13 +21,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .nth(1)
         .ok_or("usage: library NODE")?
         .parse()?;
-    let engine = Engine::new(
-        DockerRuntime::new(DockerHost::default()),
+    let monitor = Monitor::new(
+        DockerEngine::new(DockerHost::default()),
         Options::default(),
         Environment::tokio(),
     );
 
-    let snapshot = engine.snapshot(&Identity::Local, &node, None).await?;
+    let snapshot = monitor.snapshot(&Identity::Local, &node, None).await?;
     println!(
         "now: ready {}, services {:?}",
         snapshot.ready, snapshot.services
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match std::fs::metadata("/etc/hostname") {
             Ok(file) if file.len() > 0 => Ok(Outcome::passed()),
             Ok(_) => Ok(Outcome::failed("/etc/hostname is empty")),
-            Err(error) => Err(CouldNotLook::new(format!("reading /etc/hostname: {error}"))),
+            Err(error) => Err(ProbeError::new(format!("reading /etc/hostname: {error}"))),
         }
     });
     let mut probes = Probe::of_role(snapshot.role);
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         limit: Some(Duration::from_secs(60)),
         ..WaitRequest::default()
     };
-    let mut wait = engine.wait(&Identity::Local, request);
+    let mut wait = monitor.wait(&Identity::Local, request);
     while let Some(event) = wait.next().await {
         match event {
             WaitEvent::Node(report) => println!("{}: {:?}", report.node, report.state),

@@ -109,6 +109,12 @@ impl Environment {
         self.clock.sleep_until(deadline).await;
     }
 
+    /// A seed for something that makes choices of its own.
+    pub(crate) fn seed(&self) -> u64 {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        random.u64(..)
+    }
+
     /// Within a tenth of the duration, so that many pollers do not march in step.
     pub(crate) fn jitter(&self, duration: Duration) -> Duration {
         let duration = duration.min(FAR);

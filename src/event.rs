@@ -1,26 +1,8 @@
-//! What happens to nodes, and what it puts in doubt: plain types.
-//!
-//! An event wakes whoever follows a node; it decides nothing. What it may have undone is looked at
-//! again, and the look decides.
+//! What an engine tells of its containers: plain types.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    pin::Pin,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{fmt, time::SystemTime};
 
-use futures_util::Stream;
-use tokio::sync::Notify;
-
-use crate::{
-    report::Trigger,
-    runtime::{ContainerId, RuntimeError},
-};
+use crate::container::ContainerId;
 
 /// Something that happened to a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,145 +96,6 @@ impl fmt::Display for Action {
     }
 }
 
-/// Events as they come. An error, or the end, means that some may have been missed since.
-pub type EventStream = Pin<Box<dyn Stream<Item = Result<ContainerEvent, RuntimeError>> + Send>>;
-
-/// How many units are told apart; of more, all are in doubt.
-const UNITS: usize = 64;
-
-/// What has happened to one node since it was last looked at, for the one who follows it.
-///
-/// Whoever tells of something never waits, and what is told is never more than this: a storm of
-/// events is one doubt.
-#[derive(Debug, Default)]
-pub(crate) struct Doubts {
-    doubt: Mutex<Doubt>,
-    told: Notify,
-}
-
-/// How many signals have been heard, of whatever node: a number that only grows tells what came before
-/// what.
-static HEARD: AtomicU64 = AtomicU64::new(0);
-
-/// The number of the signal that was heard last.
-pub(crate) fn heard() -> u64 {
-    HEARD.load(Ordering::SeqCst)
-}
-
-/// The number of a signal that is heard now.
-pub(crate) fn next() -> u64 {
-    HEARD.fetch_add(1, Ordering::SeqCst) + 1
-}
-
-/// What may no longer be as it was seen.
-#[allow(clippy::struct_excessive_bools, reason = "each is told by itself")]
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Doubt {
-    /// The container: its state, or which one it is.
-    pub(crate) container: bool,
-    /// The container may have been in another state meanwhile, whatever it is in now.
-    pub(crate) undone: bool,
-    /// The state of systemd as a whole.
-    pub(crate) systemd: bool,
-    /// Every unit.
-    pub(crate) every_unit: bool,
-    /// These units, by their real names, each with the number of the last signal of it.
-    pub(crate) units: BTreeMap<String, u64>,
-    /// Somebody wants everything looked at once more.
-    pub(crate) asked: bool,
-    /// Whoever follows has other clients than before.
-    pub(crate) clients: bool,
-    /// What happened last.
-    pub(crate) cause: Option<(Trigger, String)>,
-}
-
-impl Doubt {
-    /// The number of the last signal of a unit of one of these names; zero if there was none.
-    pub(crate) fn of_units<'a>(&self, units: impl Iterator<Item = &'a str>) -> u64 {
-        let numbers = units.filter_map(|unit| self.units.get(unit));
-        numbers.max().copied().unwrap_or(0)
-    }
-}
-
-impl Doubts {
-    /// Something happened to the container.
-    pub(crate) fn container(&self, action: Action) {
-        self.tell(|doubt| {
-            doubt.container = true;
-            doubt.undone |= action.undoes();
-            doubt.cause = Some((Trigger::ContainerEvent, action.to_string()));
-        });
-    }
-
-    /// Something may have happened to the container that no event tells of.
-    pub(crate) fn gap(&self) {
-        self.tell(|doubt| doubt.container = true);
-    }
-
-    /// A unit has changed.
-    pub(crate) fn unit(&self, name: &str) {
-        let number = next();
-        self.tell(|doubt| {
-            if doubt.units.len() < UNITS || doubt.units.contains_key(name) {
-                doubt.units.insert(name.to_owned(), number);
-            } else {
-                doubt.every_unit = true;
-            }
-            doubt.cause = Some((Trigger::UnitEvent, name.to_owned()));
-        });
-    }
-
-    /// systemd itself has.
-    pub(crate) fn systemd(&self, every_unit: bool) {
-        self.tell(|doubt| {
-            doubt.systemd = true;
-            doubt.every_unit |= every_unit;
-            doubt.cause = Some((Trigger::UnitEvent, "systemd".to_owned()));
-        });
-    }
-
-    /// Changes of units are no longer told.
-    pub(crate) fn deaf(&self) {
-        self.tell(|doubt| (doubt.systemd, doubt.every_unit) = (true, true));
-    }
-
-    /// Everything is wanted to be looked at once more.
-    pub(crate) fn ask(&self) {
-        self.tell(|doubt| doubt.asked = true);
-    }
-
-    /// Clients have come or gone, which puts nothing in doubt.
-    pub(crate) fn clients(&self) {
-        self.tell(|doubt| doubt.clients = true);
-    }
-
-    fn tell(&self, what: impl FnOnce(&mut Doubt)) {
-        what(&mut self.lock());
-        self.told.notify_one();
-    }
-
-    /// What was told since the last time.
-    pub(crate) fn take(&self) -> Doubt {
-        std::mem::take(&mut self.lock())
-    }
-
-    /// Completes when there is something to take; for one taker only.
-    pub(crate) async fn told(&self) {
-        self.told.notified().await;
-    }
-
-    /// Whether something has happened that was not taken yet.
-    pub(crate) fn are_untaken(&self) -> bool {
-        let doubt = self.lock();
-        doubt.container || doubt.systemd || doubt.every_unit || !doubt.units.is_empty()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Doubt> {
-        // A std lock: it is never held across an await.
-        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,33 +109,5 @@ mod tests {
         );
         assert_eq!(Action::named("exec_create: ls"), None);
         assert_eq!(Action::named(""), None);
-    }
-
-    #[test]
-    fn a_storm_is_one_doubt_and_stays_small() {
-        let doubts = Doubts::default();
-        for n in 0..1000 {
-            doubts.unit(&format!("{n}.service"));
-        }
-        let doubt = doubts.take();
-        assert_eq!(doubt.units.len(), UNITS);
-        assert!(doubt.every_unit);
-        let numbers = ["0.service", "1.service"].map(|unit| doubt.of_units([unit].into_iter()));
-        assert!(0 < numbers[0] && numbers[0] < numbers[1] && numbers[1] < heard());
-        assert_eq!(doubt.of_units(["x.service"].into_iter()), 0);
-        assert_eq!(doubts.take(), Doubt::default());
-    }
-
-    #[test]
-    fn only_what_has_happened_is_a_doubt() {
-        let doubts = Doubts::default();
-        doubts.ask();
-        doubts.clients();
-        assert!(!doubts.are_untaken());
-        doubts.container(Action::Die);
-        assert!(doubts.are_untaken());
-        let taken = doubts.take();
-        assert!(taken.container && taken.undone && taken.asked && taken.clients);
-        assert!(!doubts.are_untaken());
     }
 }

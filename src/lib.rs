@@ -2,8 +2,8 @@
 //! if they are not.
 //!
 //! A node is a Docker container that plays a machine of a Slurm cluster: systemd as PID 1, munge,
-//! sshd, and slurmctld or slurmd. This crate is three things: the [`engine`], a library that looks
-//! at nodes and waits for them (feature `engine`); the gRPC service over it (`server`); and a client
+//! sshd, and slurmctld or slurmd. This crate is three things: the [`monitor`], a library that looks
+//! at nodes and waits for them (feature `monitor`); the gRPC service over it (`server`); and a client
 //! of that service (`client`), which builds none of the rest.
 //!
 //! # The crate's rooms
@@ -15,14 +15,14 @@
 //! | `cli` | arguments, `serve`, the client commands |
 //! | [`grpc`] | the service: requests in, states out, errors to statuses |
 //! | [`client`] | the generated client |
-//! | [`engine`] | snapshot, check, wait |
+//! | [`monitor`] | snapshot, check, wait |
 //! | `watcher` | one node's life: look, run probes, publish the newest report |
 //! | `link` | reaching into a node |
 //! | `systemd` | how systemd is asked, and what its answers say |
-//! | [`docker`] | the runtime over bollard |
+//! | [`docker`] | the container engine over bollard |
 //! | [`report`] | what is reported of a node |
 //! | [`probe`] | what each probe means |
-//! | [`runtime`], [`event`], [`node`], [`mod@unit`], [`question`], [`text`], [`environment`] | the traits and plain types that the rest share |
+//! | [`engine`], [`container`], [`event`], [`node`], [`mod@unit`], [`question`], [`text`], [`environment`] | the traits and plain types that the rest share |
 //!
 //! # From Go's package `probe`
 //!
@@ -30,22 +30,22 @@
 //!
 //! | Go | here |
 //! |---|---|
-//! | `ContainerRunning(ctx, client, name)` | [`Engine::check`] of [`Probe::named`]`("container")` |
+//! | `ContainerRunning(ctx, client, name)` | [`Monitor::check`] of [`Probe::named`]`("container")` |
 //! | `SystemdReady` | … of `"systemd"` |
 //! | `SSHDReady` | … of `"sshd"` |
 //! | `MungeReady` | … of `"munge"` |
 //! | `SlurmctldReady` | … of `"slurmctld"` |
 //! | `SlurmdReady` | … of `"slurmd"` |
-//! | `Snapshot` | [`Engine::snapshot`] |
-//! | `UntilReady(ctx, client, name, probes, interval)` | [`Engine::wait`], or [`Engine::until_ready`] for one node and no progress |
-//! | `UntilReadyWithEvents` | [`Engine::wait`], which goes by the engine's events by itself; [`Engine::wait_with_events`] takes the caller's, too |
+//! | `Snapshot` | [`Monitor::snapshot`] |
+//! | `UntilReady(ctx, client, name, probes, interval)` | [`Monitor::wait`], or [`Monitor::until_ready`] for one node and no progress |
+//! | `UntilReadyWithEvents` | [`Monitor::wait`], which goes by the engine's events by itself; [`Monitor::wait_with_events`] takes the caller's, too |
 //! | `Func` | the check of [`Probe::custom`] |
 //! | `Probe` | [`Probe`] |
 //! | `NodeProbes(role)` | [`Probe::of_role`] |
 //! | `ForService(service)` | [`Service::probe`] |
 //! | `Service` | [`Service`]; the one that a role adds is [`Service::of_role`] |
-//! | `TerminalError` | [`Outcome::Terminal`], and [`NotReady::Terminal`] of [`Engine::until_ready`] |
-//! | an error of a probe | [`Outcome::Failed`] if it is the node's doing, [`CouldNotLook`] if it could not be looked at |
+//! | `TerminalError` | [`Outcome::Terminal`], and [`NotReady::Terminal`] of [`Monitor::until_ready`] |
+//! | an error of a probe | [`Outcome::Failed`] if it is the node's doing, [`ProbeError`] if it could not be looked at |
 //! | the context's deadline | [`WaitRequest::limit`], or dropping the future or stream |
 //!
 //! Where we differ on purpose:
@@ -60,19 +60,19 @@
 //! - Not having been able to look is never "not ready": it neither fails a probe nor ends a wait.
 //!
 #![cfg_attr(
-    feature = "engine",
+    feature = "monitor",
     doc = "
 # A wait
 
 ```no_run
-use readyd::{docker::{DockerHost, DockerRuntime}, engine::{Engine, Options, WaitEvent, WaitRequest, WaitTarget}};
+use readyd::{docker::{DockerHost, DockerEngine}, monitor::{Monitor, Options, WaitEvent, WaitRequest, WaitTarget}};
 use readyd::{environment::Environment, node::Identity};
 
 # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-let docker = DockerRuntime::new(DockerHost::default());
-let engine = Engine::new(docker, Options::default(), Environment::tokio());
+let docker = DockerEngine::new(DockerHost::default());
+let monitor = Monitor::new(docker, Options::default(), Environment::tokio());
 let node = WaitTarget { node: \"sind-dev-controller\".parse()?, role: None };
-let mut wait = engine.wait(&Identity::Local, WaitRequest { nodes: vec![node], ..Default::default() });
+let mut wait = monitor.wait(&Identity::Local, WaitRequest { nodes: vec![node], ..Default::default() });
 while let Some(event) = wait.next().await {
     match event {
         WaitEvent::Node(report) => println!(\"{}: {:?}\", report.node, report.state),
@@ -85,13 +85,13 @@ while let Some(event) = wait.next().await {
 "
 )]
 //!
-//! [`Engine::check`]: engine::Engine::check
-//! [`Engine::snapshot`]: engine::Engine::snapshot
-//! [`Engine::wait`]: engine::Engine::wait
-//! [`Engine::wait_with_events`]: engine::Engine::wait_with_events
-//! [`Engine::until_ready`]: engine::Engine::until_ready
-//! [`NotReady::Terminal`]: engine::NotReady::Terminal
-//! [`WaitRequest::limit`]: engine::WaitRequest::limit
+//! [`Monitor::check`]: monitor::Monitor::check
+//! [`Monitor::snapshot`]: monitor::Monitor::snapshot
+//! [`Monitor::wait`]: monitor::Monitor::wait
+//! [`Monitor::wait_with_events`]: monitor::Monitor::wait_with_events
+//! [`Monitor::until_ready`]: monitor::Monitor::until_ready
+//! [`NotReady::Terminal`]: monitor::NotReady::Terminal
+//! [`WaitRequest::limit`]: monitor::WaitRequest::limit
 //! [`Probe`]: probe::Probe
 //! [`Probe::named`]: probe::Probe::named
 //! [`Probe::custom`]: probe::Probe::custom
@@ -101,41 +101,45 @@ while let Some(event) = wait.next().await {
 //! [`Service::of_role`]: probe::Service::of_role
 //! [`Outcome::Terminal`]: probe::Outcome::Terminal
 //! [`Outcome::Failed`]: probe::Outcome::Failed
-//! [`CouldNotLook`]: probe::CouldNotLook
+//! [`ProbeError`]: probe::ProbeError
 
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
+pub mod container;
+#[cfg(feature = "monitor")]
 pub mod docker;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
 pub mod engine;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
 pub mod environment;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
 pub mod event;
 #[cfg(feature = "server")]
 pub mod grpc;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
+mod inbox;
+#[cfg(feature = "monitor")]
 mod link;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
+pub mod monitor;
+#[cfg(feature = "monitor")]
 pub mod node;
 #[cfg(feature = "_grpc")]
 mod pb;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
 pub mod probe;
-#[cfg(feature = "engine")]
-pub mod question;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
+mod question;
+#[cfg(feature = "monitor")]
 pub mod report;
-#[cfg(feature = "engine")]
-pub mod runtime;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
 mod systemd;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
 pub mod text;
-#[cfg(feature = "engine")]
-pub mod unit;
-#[cfg(feature = "engine")]
+#[cfg(feature = "monitor")]
+mod unit;
+#[cfg(feature = "monitor")]
 mod watcher;

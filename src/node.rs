@@ -128,6 +128,35 @@ pub struct LabelKeys {
     pub role: String,
 }
 
+/// What a container's label says of its role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RoleLabel {
+    /// There is no such label.
+    Missing,
+    /// It names this role.
+    Is(Role),
+    /// It names no role.
+    Invalid {
+        /// The label's value.
+        value: String,
+    },
+}
+
+impl LabelKeys {
+    /// The role that these labels give.
+    pub(crate) fn role_of(&self, labels: &Labels) -> RoleLabel {
+        match labels.get(&self.role) {
+            None => RoleLabel::Missing,
+            Some(value) => match value.parse() {
+                Ok(role) => RoleLabel::Is(role),
+                Err(InvalidRole) => RoleLabel::Invalid {
+                    value: value.clone(),
+                },
+            },
+        }
+    }
+}
+
 impl Default for LabelKeys {
     /// The keys that sind sets.
     fn default() -> Self {

@@ -4,13 +4,29 @@
 
 use std::{fmt, time::Duration};
 
-/// A question about a port or to a command.
+/// A question to a port or to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// What does the port send, up to a line that starts so?
-    Greeting {
-        /// The port, dialled on the node's loopback address.
-        port: u16,
+pub(crate) enum Question {
+    /// A port is dialled, on the node's loopback address.
+    Port(PortQuestion),
+    /// A command is run in the node.
+    Command(CommandQuestion),
+}
+
+/// What is asked of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortQuestion {
+    pub(crate) port: u16,
+    pub(crate) expects: Expects,
+}
+
+/// What a port is expected to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expects {
+    /// It accepts a connection.
+    Connection,
+    /// It sends a line that starts with a prefix.
+    Line {
         /// What is sent to it first, if anything.
         send: &'static str,
         /// The line's start.
@@ -20,43 +36,33 @@ pub enum Question {
         /// How many bytes are listened to.
         cap: usize,
     },
-    /// Does the port accept a connection?
-    Accepts {
-        /// The port, dialled on the node's loopback address.
-        port: u16,
-    },
-    /// What does a command print?
-    Command {
-        /// The command and its arguments; only ever the server's own.
-        argv: &'static [&'static str],
-        /// The name that reasons call it by.
-        name: &'static str,
-    },
 }
 
-impl Question {
-    /// The port that is asked, if one is.
-    #[must_use]
-    pub fn port(&self) -> Option<u16> {
-        match self {
-            Self::Greeting { port, .. } | Self::Accepts { port } => Some(*port),
-            Self::Command { .. } => None,
-        }
-    }
+/// A command, and the name that reasons call it by; only ever the server's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CommandQuestion {
+    pub(crate) argv: &'static [&'static str],
+    pub(crate) name: &'static str,
 }
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Greeting { port, .. } | Self::Accepts { port } => write!(f, "port {port}"),
-            Self::Command { name, .. } => f.write_str(name),
+            Self::Port(question) => question.fmt(f),
+            Self::Command(question) => f.write_str(question.name),
         }
+    }
+}
+
+impl fmt::Display for PortQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "port {}", self.port)
     }
 }
 
 /// The answer to a [`Question`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// What the port sent, and how that ended.
     Greeting(Vec<u8>, GreetingEnd),
     /// The port accepts.
@@ -76,7 +82,7 @@ pub enum Answer {
 
 /// How listening to a port ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GreetingEnd {
+pub(crate) enum GreetingEnd {
     /// The line that was waited for came; it is the last.
     Found,
     /// The other side closed the connection.

@@ -58,7 +58,7 @@ impl ProbeResult {
     }
 
     /// Whether both are the same kind of outcome, whatever their reasons.
-    pub(crate) fn same_kind(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_kind(&self, other: &Self) -> bool {
         let kind = |result: &Self| match result {
             Self::Looked(Outcome::Passed(_)) => 0,
             Self::Looked(Outcome::Failed(_)) => 1,

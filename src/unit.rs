@@ -6,95 +6,91 @@ use crate::text::{Detail, Reason};
 
 /// What is asked about systemd: its own state always, and these units.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnitQuestion {
+pub(crate) struct UnitQuestion {
     /// Names of units.
-    pub units: Vec<&'static str>,
+    pub(crate) units: Vec<&'static str>,
     /// Those of them whose proof is wanted: what tells one start from another, and for how long it
     /// has been active.
-    pub proofs: Vec<&'static str>,
+    pub(crate) proofs: Vec<&'static str>,
     /// Whether the end of the journal of failed units is read.
-    pub journal: bool,
+    pub(crate) journal: bool,
 }
 
-/// What systemd said in one look.
+/// What systemd said in one reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SystemdLook {
+pub(crate) struct SystemdState {
     /// The state of the system as a whole, in systemd's own word: `starting`, `running`,
     /// `degraded` and others (systemctl(1), `is-system-running`).
-    pub system: String,
+    pub(crate) system: String,
     /// The failed units, if the system is degraded: the first few.
-    pub failed_units: Vec<String>,
+    pub(crate) failed_units: Vec<String>,
     /// The units that were asked for, by the name that was asked.
-    pub units: BTreeMap<String, Unit>,
-    /// Whether every change since is told to who asked.
-    pub told: bool,
-    /// The number of the last signal of a unit that was heard before this was said: what it told of is
-    /// in here.
-    pub heard: u64,
+    pub(crate) units: BTreeMap<String, Unit>,
+    /// Whether signals of every change since then will reach the inbox of who asked.
+    pub(crate) subscribed: bool,
+    /// The number of the last signal of a unit that arrived before this: the state includes what it
+    /// was about.
+    pub(crate) last_signal: u64,
 }
 
 /// A unit, as systemd describes it (org.freedesktop.systemd1(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// Its real name: `ssh.service` where `sshd.service`, an alias, was asked for.
-    pub id: String,
+    pub(crate) id: String,
     /// `LoadState`: loaded, not-found, masked and others.
-    pub load: String,
+    pub(crate) load: String,
     /// `ActiveState`: active, reloading, inactive, failed, activating, deactivating and others.
-    pub active: String,
+    pub(crate) active: String,
     /// `SubState`, the unit type's own finer state: running, dead, auto-restart and others.
-    pub sub: String,
+    pub(crate) sub: String,
     /// `Result`: success, exit-code, timeout and others.
-    pub result: String,
+    pub(crate) result: String,
     /// `Type` of a service: simple, exec, forking, notify and others.
-    pub kind: String,
+    pub(crate) kind: String,
     /// `MainPID` in the node's own numbers; zero if there is none.
-    pub main_pid: u32,
+    pub(crate) main_pid: u32,
     /// `ExecMainPID`: the main process, also once it has ended.
-    pub exec_pid: u32,
+    pub(crate) exec_pid: u32,
     /// `InvocationID`: another one for each start.
-    pub invocation: String,
+    pub(crate) invocation: String,
     /// Whether a job is queued for it.
-    pub job: bool,
+    pub(crate) job: bool,
     /// `ConditionResult` is no, and a start was tried: a condition of the unit kept it from
     /// starting.
-    pub condition_failed: bool,
+    pub(crate) condition_failed: bool,
     /// `StateChangeTimestampMonotonic`, in microseconds of the node's clock: equal in two looks only
     /// if nothing changed in between.
-    pub changed: u64,
+    pub(crate) changed: u64,
     /// Since when, on the same clock, it is active under the same main process at the earliest.
-    pub since: Duration,
+    pub(crate) since: Duration,
     /// For how long it has been active under the same main process, at least; `None` if the node
     /// gives no clocks to tell it by.
-    pub age: Option<Duration>,
+    pub(crate) age: Option<Duration>,
     /// The end of its journal, if it has failed and journals are read.
-    pub journal: Detail,
+    pub(crate) journal: Detail,
 }
 
 impl Unit {
     /// Whether systemd knows a unit of that name.
-    #[must_use]
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.load != "not-found" && !self.load.is_empty()
     }
 
     /// Active, in the sense of `systemctl is-active`: a unit that reloads is up.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
     }
 
     /// Failed, and not on its way to another start.
-    #[must_use]
-    pub fn is_failed(&self) -> bool {
+    pub(crate) fn is_failed(&self) -> bool {
         self.active == "failed" && !self.job
     }
 
     /// Whether being active proves anything: of these types, a unit is active once it has said so or
     /// done its work. Of the others (simple, exec, idle) it is as soon as its process is forked,
     /// before that could fail (systemd.service(5), `Type=`); and of an unknown one nothing is known.
-    #[must_use]
-    pub fn tells(&self) -> bool {
+    pub(crate) fn tells(&self) -> bool {
         matches!(
             self.kind.as_str(),
             "notify" | "notify-reload" | "forking" | "dbus" | "oneshot"
@@ -102,15 +98,13 @@ impl Unit {
     }
 
     /// Whether both are the same unit under the same process, and nothing changed in between.
-    #[must_use]
-    pub fn is_same_start(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_start(&self, other: &Self) -> bool {
         let of = |unit: &Self| (unit.main_pid, unit.changed, unit.since);
         self.id == other.id && self.invocation == other.invocation && of(self) == of(other)
     }
 
     /// The state in words, as a reason has it.
-    #[must_use]
-    pub fn describe(&self) -> Reason {
+    pub(crate) fn describe(&self) -> Reason {
         let Self {
             id,
             active,

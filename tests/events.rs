@@ -15,8 +15,8 @@ use std::{
 
 use readyd::{
     client::{NodeTarget, ReadinessServiceClient, WaitReadyRequest},
-    engine::{
-        Engine, FailurePolicy, LinkChoice, NodeReport, NodeState, Verdict, Wait, WaitEvent,
+    monitor::{
+        FailurePolicy, LinkChoice, Monitor, NodeReport, NodeState, Verdict, Wait, WaitEvent,
         WaitRequest, WaitResult,
     },
     report::Trigger,
@@ -25,8 +25,8 @@ use rstest::rstest;
 use support::{
     proxy::{Fault, Proxy},
     real::{
-        self, BOOKWORM, FORKY, ME, Node, Serve, booted, docker, engine, engine_at, eventually,
-        request, unique,
+        self, BOOKWORM, FORKY, ME, Node, Serve, booted, docker, eventually, monitor, monitor_at,
+        pause, request, unique,
     },
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -71,10 +71,10 @@ async fn result(wait: Wait) -> Arc<WaitResult> {
 }
 
 /// A node whose munge is stopped, and a wait for it that has said so.
-async fn stopped(engine: &Engine, node: &Node, request: WaitRequest) -> Wait {
+async fn stopped(monitor: &Monitor, node: &Node, request: WaitRequest) -> Wait {
     booted(node);
     node.sh("systemctl stop munge");
-    let mut wait = engine.wait(&ME, request);
+    let mut wait = monitor.wait(&ME, request);
     until(&mut wait, "munge.service is inactive").await;
     wait
 }
@@ -86,8 +86,8 @@ async fn a_unit_that_starts_is_told(
     #[values(LinkChoice::Auto, LinkChoice::Bridge)] link: LinkChoice,
 ) {
     let node = Node::start(suite, &unique("told"), &[]);
-    let engine = engine(link);
-    let wait = stopped(&engine, &node, told(&node.0)).await;
+    let monitor = monitor(link);
+    let wait = stopped(&monitor, &node, told(&node.0)).await;
     sleep(Duration::from_secs(1)).await;
     let start = Instant::now();
     node.sh("systemctl start munge");
@@ -110,19 +110,19 @@ async fn a_container_that_comes_pauses_and_goes_on_is_told(
     #[values(LinkChoice::Auto, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
 ) {
     let name = unique("comes");
-    let engine = engine(link);
+    let monitor = monitor(link);
     let request = WaitRequest {
         probes: vec![readyd::probe::Probe::named("container").unwrap()],
         stable_for: Duration::from_secs(3),
         ..told(&name)
     };
-    let mut wait = engine.wait(&ME, request);
+    let mut wait = monitor.wait(&ME, request);
     until(&mut wait, "does not exist yet").await;
     // The subscription may have come after the first look.
     sleep(Duration::from_millis(100)).await;
     let node = Node::start(suite, &name, &[]);
     until(&mut wait, "has to stay so").await;
-    docker(&["pause", &name]);
+    pause(&name);
     let paused = until(&mut wait, "is paused").await;
     assert_eq!(paused.trigger, Trigger::ContainerEvent);
     assert_eq!(&*paused.trigger_detail, "pause");
@@ -147,9 +147,9 @@ async fn a_container_that_ends_in_mid_wait_is_terminal(
     #[case] whys: &[&str],
 ) {
     let node = Node::start(suite, &unique("ends"), &[]);
-    let engine = engine(LinkChoice::Auto);
-    let wait = stopped(&engine, &node, told(&node.0)).await;
-    let mut others = engine.wait(
+    let monitor = monitor(LinkChoice::Auto);
+    let wait = stopped(&monitor, &node, told(&node.0)).await;
+    let mut others = monitor.wait(
         &ME,
         WaitRequest {
             failure_policy: FailurePolicy::KeepWaiting,
@@ -169,7 +169,7 @@ async fn a_container_that_ends_in_mid_wait_is_terminal(
         "rm" => {
             until(&mut others, "was removed").await;
             // Who comes now has never seen it.
-            let mut new = engine.wait(&ME, told(&node.0));
+            let mut new = monitor.wait(&ME, told(&node.0));
             until(&mut new, "does not exist yet").await;
         }
         _ => {
@@ -185,14 +185,14 @@ async fn a_container_with_a_restart_policy_goes_on_unless_it_is_left_exited(
     #[values(BOOKWORM, FORKY)] suite: &str,
 ) {
     let node = Node::start(suite, &unique("policy"), &["--restart=always"]);
-    let engine = engine(LinkChoice::Auto);
-    let wait = stopped(&engine, &node, told(&node.0)).await;
+    let monitor = monitor(LinkChoice::Auto);
+    let wait = stopped(&monitor, &node, told(&node.0)).await;
     docker(&["restart", "-t", "0", &node.0]);
     // munge starts with the next boot.
     let restarted = result(wait).await;
     assert_eq!(restarted.verdict, Verdict::Ready, "{}", restarted.message);
 
-    let wait = stopped(&engine, &node, told(&node.0)).await;
+    let wait = stopped(&monitor, &node, told(&node.0)).await;
     let start = Instant::now();
     // The engine keeps to what it was told by hand, not to the policy.
     docker(&["kill", &node.0]);
@@ -217,7 +217,7 @@ async fn a_unit_that_is_always_started_again_is_not_terminal(
     #[values(LinkChoice::Auto, LinkChoice::Exec)] link: LinkChoice,
 ) {
     let node = Node::start(suite, &unique("cycles"), &[]);
-    let engine = engine(link);
+    let monitor = monitor(link);
     booted(&node);
     node.sh("mkdir -p /run/systemd/system/munge.service.d");
     let cycles = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=simple\nRestart=always\n\
@@ -228,7 +228,7 @@ async fn a_unit_that_is_always_started_again_is_not_terminal(
         limit: Some(Duration::from_secs(4)),
         ..request(&[&node.0], 4)
     };
-    let result = engine.wait(&ME, request).result().await.unwrap();
+    let result = monitor.wait(&ME, request).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::TimedOut, "{}", result.message);
     assert!(result.message.contains("munge"), "{}", result.message);
 }
@@ -239,12 +239,12 @@ async fn a_unit_that_is_always_started_again_is_not_terminal(
 #[tokio::test(flavor = "multi_thread")]
 async fn to_look_is_no_reason_to_look(#[values(BOOKWORM, FORKY)] suite: &str) {
     let node = Node::start(suite, &unique("echo"), &["--label", "sind.role=worker"]);
-    let engine = engine(LinkChoice::Auto);
+    let monitor = monitor(LinkChoice::Auto);
     let request = WaitRequest {
         limit: Some(Duration::from_secs(5)),
         ..request(&[&node.0], 5)
     };
-    let wait = stopped(&engine, &node, request).await;
+    let wait = stopped(&monitor, &node, request).await;
     let result = wait.result().await.unwrap();
     assert_eq!(result.verdict, Verdict::TimedOut);
     // An inspection, a subscription's, systemd's twice or so, a banner.
@@ -260,10 +260,10 @@ async fn an_event_stream_that_is_cut_is_taken_up_again(#[values(BOOKWORM, FORKY)
     let node = Node::start(suite, &unique("cut"), &[]);
     let proxy = Proxy::start();
     proxy.fail("/events", Fault::Twice);
-    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
-    let mut wait = stopped(&engine, &node, told(&node.0)).await;
+    let monitor = monitor_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
+    let mut wait = stopped(&monitor, &node, told(&node.0)).await;
     // Once told, so that the next subscription says since when.
-    docker(&["pause", &node.0]);
+    pause(&node.0);
     until(&mut wait, "is paused").await;
     docker(&["unpause", &node.0]);
     until(&mut wait, "munge.service is inactive").await;
@@ -275,7 +275,7 @@ async fn an_event_stream_that_is_cut_is_taken_up_again(#[values(BOOKWORM, FORKY)
     });
     assert_eq!(proxy.calls("since="), 1);
     sleep(Duration::from_millis(200)).await;
-    docker(&["pause", &node.0]);
+    pause(&node.0);
     until(&mut wait, "is paused").await;
     docker(&["unpause", &node.0]);
     node.sh("systemctl start munge");
@@ -294,9 +294,9 @@ async fn without_events_containers_are_polled(
     let node = Node::start(suite, &unique("deaf"), &[]);
     let proxy = Proxy::start();
     proxy.fail("/events", fault);
-    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
-    let mut wait = stopped(&engine, &node, request(&[&node.0], 40)).await;
-    docker(&["pause", &node.0]);
+    let monitor = monitor_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
+    let mut wait = stopped(&monitor, &node, request(&[&node.0], 40)).await;
+    pause(&node.0);
     let paused = until(&mut wait, "is paused").await;
     if fault != Fault::Half {
         assert_eq!(paused.trigger, Trigger::Poll);
@@ -322,10 +322,10 @@ async fn a_node_that_cannot_be_inspected_delays_no_other(
     booted(&good);
     let proxy = Proxy::start();
     proxy.fail(&format!("/containers/{}/json", bad.0), fault);
-    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
-    let mut both = engine.wait(&ME, request(&[&bad.0, &good.0], 40));
+    let monitor = monitor_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
+    let mut both = monitor.wait(&ME, request(&[&bad.0, &good.0], 40));
     let start = Instant::now();
-    let alone = engine.wait(&ME, request(&[&good.0], 40));
+    let alone = monitor.wait(&ME, request(&[&good.0], 40));
     assert_eq!(result(alone).await.verdict, Verdict::Ready);
     assert!(
         start.elapsed() < Duration::from_secs(2),
@@ -346,8 +346,8 @@ async fn a_command_that_is_started_and_never_ends_is_given_up(
     booted(&node);
     let proxy = Proxy::start();
     proxy.fail("/start", Fault::Started);
-    let engine = engine_at(proxy.host().parse().unwrap(), LinkChoice::Exec);
-    let mut wait = engine.wait(&ME, request(&[&node.0], 60));
+    let monitor = monitor_at(proxy.host().parse().unwrap(), LinkChoice::Exec);
+    let mut wait = monitor.wait(&ME, request(&[&node.0], 60));
     until(&mut wait, "systemd has not answered yet").await;
     let read = timeout(Duration::from_secs(25), async {
         loop {
@@ -499,9 +499,9 @@ async fn an_engine_that_is_restarted_in_mid_wait_is_waited_for() {
     for node in ["stays", "goes"] {
         own.sh(node, "systemctl stop munge");
     }
-    let engine = engine_at(own.host().parse().unwrap(), LinkChoice::Auto);
-    let mut stays = engine.wait(&ME, request(&["stays"], 60));
-    let mut goes = engine.wait(&ME, request(&["goes"], 60));
+    let monitor = monitor_at(own.host().parse().unwrap(), LinkChoice::Auto);
+    let mut stays = monitor.wait(&ME, request(&["stays"], 60));
+    let mut goes = monitor.wait(&ME, request(&["goes"], 60));
     until(&mut stays, "munge.service is inactive").await;
     until(&mut goes, "munge.service is inactive").await;
 

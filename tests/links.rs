@@ -14,27 +14,27 @@ use std::{
 };
 
 use readyd::{
-    engine::{CHECK_LIMIT, Engine, EngineError, LinkChoice, Snapshot, Verdict, WaitRequest},
+    monitor::{CHECK_LIMIT, LinkChoice, Monitor, MonitorError, Snapshot, Verdict, WaitRequest},
     node::Role,
     probe::{Outcome, Probe, Service},
     report::{ProbeReport, ProbeResult},
 };
 use rstest::rstest;
 use support::real::{
-    BOOKWORM, Cluster, FORKY, ME, Node, booted, docker, engine, eventually, reason, request,
+    BOOKWORM, Cluster, FORKY, ME, Node, booted, docker, eventually, monitor, reason, request,
     stdout, unique,
 };
 
 const MS: Duration = Duration::from_millis(1);
 
-async fn snapshot(engine: &Engine, node: &str) -> Snapshot {
+async fn snapshot(monitor: &Monitor, node: &str) -> Snapshot {
     let name = node.parse().unwrap();
-    engine.snapshot(&ME, &name, None).await.unwrap()
+    monitor.snapshot(&ME, &name, None).await.unwrap()
 }
 
-async fn check(engine: &Engine, node: &str, probe: &str) -> ProbeReport {
+async fn check(monitor: &Monitor, node: &str, probe: &str) -> ProbeReport {
     let (name, probe) = (node.parse().unwrap(), Probe::named(probe).unwrap());
-    let checked = engine.check(&ME, &name, &probe, None, CHECK_LIMIT).await;
+    let checked = monitor.check(&ME, &name, &probe, None, CHECK_LIMIT).await;
     checked.unwrap()
 }
 
@@ -64,19 +64,19 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
 ) {
     let cluster = Cluster::named(suite, &unique("link")["readyd-".len()..]);
     cluster.up();
-    let engine = engine(link);
+    let monitor = monitor(link);
     let names = ["controller", "worker-0"].map(|host| cluster.node(host));
     let all = names.each_ref().map(String::as_str);
-    let result = engine.wait(&ME, request(&all, 60)).result().await.unwrap();
+    let result = monitor.wait(&ME, request(&all, 60)).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
     let [controller, worker] = all;
 
-    let looked = snapshot(&engine, worker).await;
+    let looked = snapshot(&monitor, worker).await;
     assert!(looked.ready, "{looked:?}");
     assert_eq!(vias(&looked.probes), [via].into());
     assert_eq!(looked.role, Some(Role::Worker));
     for probe in ["systemd", "sshd", "munge", "slurmd"] {
-        let report = check(&engine, worker, probe).await;
+        let report = check(&monitor, worker, probe).await;
         assert_eq!(
             (report.via, reason(&report.result)),
             (via, ""),
@@ -90,8 +90,8 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
         _ => via,
     };
     for _ in 0..2 {
-        let looked = snapshot(&engine, controller).await;
-        assert!(looked.services[&Service::Slurmctld], "{looked:?}");
+        let looked = snapshot(&monitor, controller).await;
+        assert!(looked.services[&Service::SLURMCTLD], "{looked:?}");
         let slurmctld = looked.probes.last().unwrap();
         let expected = if via == "exec" { "exec" } else { rpc };
         assert_eq!(slurmctld.via, expected, "{slurmctld:?}");
@@ -100,26 +100,26 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
         probes: vec![Probe::named("registered").unwrap()],
         ..request(&[worker], 60)
     };
-    let result = engine.wait(&ME, registered).result().await.unwrap();
+    let result = monitor.wait(&ME, registered).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
 
     // What fails is told alike, with the end of its journal.
     let sh = |shell: &str| support::real::in_node(worker, shell);
     sh("systemctl stop munge; echo short >/etc/munge/munge.key; systemctl start munge; true");
-    let failed = check(&engine, worker, "munge").await;
+    let failed = check(&monitor, worker, "munge").await;
     let expected = Outcome::terminal("munge.service is failed (result: exit-code)");
     assert_eq!(failed.result, ProbeResult::Looked(expected));
     assert!(
         failed.detail.as_str().contains("munge.service: Failed"),
         "{failed:?}"
     );
-    let systemd = check(&engine, worker, "systemd").await;
+    let systemd = check(&monitor, worker, "systemd").await;
     assert_eq!(
         reason(&systemd.result),
         "systemd is degraded: munge.service failed"
     );
     sh("systemctl mask --now slurmd 2>&1");
-    let masked = check(&engine, worker, "slurmd").await;
+    let masked = check(&monitor, worker, "slurmd").await;
     assert_eq!(reason(&masked.result), "slurmd.service is masked");
     assert_eq!((failed.via, systemd.via, masked.via), (via, via, via));
 }
@@ -131,11 +131,11 @@ async fn from_outside_a_worker_is_looked_at_without_any_exec(
 ) {
     let node = Node::start(suite, &unique("quiet"), &["--label", "sind.role=worker"]);
     booted(&node);
-    let engine = engine(LinkChoice::Host);
+    let monitor = monitor(LinkChoice::Host);
     let start = docker(&["info", "--format", "{{.SystemTime}}"]);
     for _ in 0..50 {
-        snapshot(&engine, &node.0).await;
-        check(&engine, &node.0, "sshd").await;
+        snapshot(&monitor, &node.0).await;
+        check(&monitor, &node.0, "sshd").await;
     }
     let end = docker(&["info", "--format", "{{.SystemTime}}"]);
     let container = format!("container={}", node.0);
@@ -162,7 +162,7 @@ async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
     let options = ["-v", "/var/run/docker.sock:/host.sock"];
     let node = Node::start(suite, &unique("hostile"), &options);
     booted(&node);
-    let looked = async |link| check(&engine(link), &node.0, "munge").await;
+    let looked = async |link| check(&monitor(link), &node.0, "munge").await;
     assert!(looked(LinkChoice::Host).await.result.is_passed());
 
     let no_socket = format!("the node has no D-Bus yet: there is no {BUS}");
@@ -215,8 +215,8 @@ async fn a_link_is_never_used_for_another_container_of_its_name(
     let name = unique("reused");
     let old = Node::start(suite, &name, &[]);
     booted(&old);
-    let engine = engine(link);
-    assert!(snapshot(&engine, &name).await.ready);
+    let monitor = monitor(link);
+    assert!(snapshot(&monitor, &name).await.ready);
     // The old one goes on under another name, as well as it was.
     let kept = Node(format!("{name}-old"));
     docker(&["rename", &name, &kept.0]);
@@ -224,19 +224,19 @@ async fn a_link_is_never_used_for_another_container_of_its_name(
     let new = Node::start(suite, &name, &[]);
     booted(&new);
     new.sh("systemctl stop munge");
-    let looked = snapshot(&engine, &name).await;
+    let looked = snapshot(&monitor, &name).await;
     assert!(
-        !looked.services[&Service::Munge] && !looked.ready,
+        !looked.services[&Service::MUNGE] && !looked.ready,
         "{looked:?}"
     );
-    assert!(snapshot(&engine, &kept.0).await.ready);
+    assert!(snapshot(&monitor, &kept.0).await.ready);
     // Started again, it is another run: munge is back.
     docker(&["restart", "-t", "1", &name]);
     booted(&new);
     eventually("munge is up again", Duration::from_secs(10), || {
         new.sh("systemctl is-active munge") == "active"
     });
-    assert!(snapshot(&engine, &name).await.services[&Service::Munge]);
+    assert!(snapshot(&monitor, &name).await.services[&Service::MUNGE]);
 }
 
 #[rstest]
@@ -244,17 +244,17 @@ async fn a_link_is_never_used_for_another_container_of_its_name(
 async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &str) {
     let node = Node::start(suite, &unique("broken"), &["--label", "sind.role=worker"]);
     booted(&node);
-    let options = readyd::engine::Options {
+    let options = readyd::monitor::Options {
         link: LinkChoice::Bridge,
         keep_links: 1500 * MS,
-        ..readyd::engine::Options::default()
+        ..readyd::monitor::Options::default()
     };
-    let engine = support::real::engine_with(options);
+    let monitor = support::real::monitor_with(options);
     for _ in 0..3 {
-        let looked = snapshot(&engine, &node.0).await;
-        assert!(looked.services[&Service::Munge], "{looked:?}");
+        let looked = snapshot(&monitor, &node.0).await;
+        assert!(looked.services[&Service::MUNGE], "{looked:?}");
         assert_eq!(vias(&looked.probes), ["bridge"].into());
-        let sshd = check(&engine, &node.0, "sshd").await;
+        let sshd = check(&monitor, &node.0, "sshd").await;
         assert!(sshd.result.is_passed(), "{sshd:?}");
         assert_eq!(running(&node.0, BRIDGE), 1, "one for all looks");
         // Both the bridge and the node's shell.
@@ -263,9 +263,9 @@ async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &st
         ));
     }
     // The bus itself is started again under it.
-    snapshot(&engine, &node.0).await;
+    snapshot(&monitor, &node.0).await;
     node.sh("systemctl restart dbus");
-    assert!(snapshot(&engine, &node.0).await.services[&Service::Munge]);
+    assert!(snapshot(&monitor, &node.0).await.services[&Service::MUNGE]);
     // Nobody needs it any more.
     eventually("the idle bridge is closed", Duration::from_secs(10), || {
         running(&node.0, BRIDGE) == 0
@@ -382,16 +382,16 @@ async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
         format!("{ok}; while :; do {signal}; head -c 1048560 /dev/zero; done"),
     ] {
         node.write("/run/fake.sh", &script);
-        let engine = engine(LinkChoice::Host);
+        let monitor = monitor(LinkChoice::Host);
         let start = Instant::now();
         let name = node.0.parse().unwrap();
         let munge = Probe::named("munge").unwrap();
-        let hostile = engine.check(&ME, &name, &munge, None, CHECK_LIMIT);
+        let hostile = monitor.check(&ME, &name, &munge, None, CHECK_LIMIT);
         let good = async {
             // Again and again, for as long as the other may take.
             for _ in 0..5 {
                 let start = Instant::now();
-                assert!(snapshot(&engine, &other.0).await.ready);
+                assert!(snapshot(&monitor, &other.0).await.ready);
                 let took = start.elapsed();
                 assert!(
                     took < Duration::from_secs(1),
@@ -408,7 +408,7 @@ async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
                 assert!(!report.result.is_passed(), "{script}: {report:?}");
                 reason(&report.result).to_owned()
             }
-            Err(error @ EngineError::CouldNotLook { .. }) => error.to_string(),
+            Err(error @ MonitorError::CouldNotTell { .. }) => error.to_string(),
             Err(error) => panic!("{script}: {error}"),
         };
         println!("{script:.60} ({took:?}): {why}");
@@ -432,7 +432,7 @@ async fn a_journal_of_noise_is_told_clean(
         printf '\\\\033[31mred\\\\033[0m\\\\n'; exit 1\"\n";
     node.write("/run/systemd/system/munge.service", noise);
     node.sh("rm /etc/systemd/system/multi-user.target.wants/munge.service; systemctl stop munge; mount --bind /run/systemd/system/munge.service /lib/systemd/system/munge.service; systemctl daemon-reload; systemctl restart munge; true");
-    let report = check(&engine(link), &node.0, "munge").await;
+    let report = check(&monitor(link), &node.0, "munge").await;
     let expected = Outcome::terminal("munge.service is failed (result: exit-code)");
     assert_eq!(
         report.result,
@@ -473,12 +473,12 @@ async fn a_port_of_a_shared_network_proves_nothing(
     support::real::tally(&on_host.0);
     booted(&owner);
     booted(&guest);
-    let engine = engine(link);
-    assert!(check(&engine, &owner.0, "sshd").await.result.is_passed());
+    let monitor = monitor(link);
+    assert!(check(&monitor, &owner.0, "sshd").await.result.is_passed());
     let why = |node: &str, whose: &str| {
         format!("container {node} uses {whose}: what answers at port 22 there may be another's")
     };
-    let report = check(&engine, &guest.0, "sshd").await;
+    let report = check(&monitor, &guest.0, "sshd").await;
     let why_guest = why(&guest.0, "the network of container ");
     let said = reason(&report.result);
     assert!(
@@ -489,7 +489,7 @@ async fn a_port_of_a_shared_network_proves_nothing(
         said.ends_with("what answers at port 22 there may be another's"),
         "{said}"
     );
-    let report = check(&engine, &on_host.0, "sshd").await;
+    let report = check(&monitor, &on_host.0, "sshd").await;
     let expected = why(&on_host.0, "the network of the engine's machine");
     assert_eq!(
         report.result,
@@ -502,7 +502,7 @@ async fn a_port_of_a_shared_network_proves_nothing(
         probes: vec![Probe::named("sshd").unwrap()],
         ..request(&[&on_host.0], 2)
     };
-    let result = engine.wait(&ME, request).result().await.unwrap();
+    let result = monitor.wait(&ME, request).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::TimedOut);
     assert!(
         result

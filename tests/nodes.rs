@@ -8,7 +8,7 @@ mod support;
 use std::{process::Stdio, time::Duration};
 
 use readyd::{
-    engine::{CHECK_LIMIT, EngineError, LinkChoice, NodeState, Verdict, WaitEvent, WaitRequest},
+    monitor::{CHECK_LIMIT, LinkChoice, MonitorError, NodeState, Verdict, WaitEvent, WaitRequest},
     node::Role,
     probe::{Outcome, Probe, Service},
     report::ProbeResult,
@@ -17,8 +17,8 @@ use rstest::rstest;
 use support::{
     proxy::Proxy,
     real::{
-        BOOKWORM, Cluster, FORKY, ME, Node, Serve, booted, docker, engine, engine_at, eventually,
-        in_node, readyd, readyd_command, reason, request, stderr, stdout, unique,
+        BOOKWORM, Cluster, FORKY, ME, Node, Serve, booted, docker, eventually, in_node, monitor,
+        monitor_at, pause, readyd, readyd_command, reason, request, stderr, stdout, unique,
     },
 };
 
@@ -49,8 +49,8 @@ async fn a_cluster_becomes_ready_while_it_is_being_brought_up(
 ) {
     let cluster = Cluster::named(suite, &unique("c")["readyd-".len()..]);
     let names = Cluster::HOSTS.map(|host| cluster.node(host));
-    let engine = engine(link);
-    let mut wait = engine.wait(&ME, request(&names.each_ref().map(String::as_str), 90));
+    let monitor = monitor(link);
+    let mut wait = monitor.wait(&ME, request(&names.each_ref().map(String::as_str), 90));
     let first = wait.next().await;
     let Some(WaitEvent::Node(first)) = first else {
         panic!("{first:?}")
@@ -75,7 +75,7 @@ async fn a_cluster_becomes_ready_while_it_is_being_brought_up(
     );
 
     for (host, name) in Cluster::HOSTS.iter().zip(&names) {
-        let snapshot = engine
+        let snapshot = monitor
             .snapshot(&ME, &name.parse().unwrap(), None)
             .await
             .unwrap();
@@ -94,7 +94,7 @@ async fn a_cluster_becomes_ready_while_it_is_being_brought_up(
             probes: vec![registered],
             ..request(&[&cluster.node(host)], 30)
         };
-        let result = engine.wait(&ME, only).result().await.unwrap();
+        let result = monitor.wait(&ME, only).result().await.unwrap();
         assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
     }
     // What all of this is for.
@@ -137,8 +137,8 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
     unit(".socket", "[Socket]\nListenDatagram=127.0.0.1:53\n");
     unit(".service", "[Service]\nExecStart=/bin/sleep infinity\n");
     node.sh("systemctl daemon-reload; systemctl start deaf.socket slurmctld.service");
-    let engine = engine(link);
-    let mut wait = engine.wait(&ME, request(&[&node.0], 90));
+    let monitor = monitor(link);
+    let mut wait = monitor.wait(&ME, request(&[&node.0], 90));
 
     let mut seen_down = false;
     while let Some(event) = wait.next().await {
@@ -155,9 +155,9 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
                     // A newer scontrol waits for as long as the window is open, one at a time: then
                     // there is no answer, or that it has not answered.
                     let name = node.0.parse().unwrap();
-                    match engine.snapshot(&ME, &name, None).await {
+                    match monitor.snapshot(&ME, &name, None).await {
                         Ok(looked) => {
-                            assert!(!looked.services[&Service::Slurmctld] && !looked.ready);
+                            assert!(!looked.services[&Service::SLURMCTLD] && !looked.ready);
                         }
                         Err(error) => assert!(suite == FORKY, "{error}"),
                     }
@@ -205,7 +205,7 @@ async fn a_slurmd_that_dies_after_its_start_is_never_ready(
             "sind.role=worker",
         ],
     );
-    let mut wait = engine(link).wait(&ME, request(&[&node.0], 60));
+    let mut wait = monitor(link).wait(&ME, request(&[&node.0], 60));
     while let Some(event) = wait.next().await {
         match event {
             WaitEvent::Node(report) => assert_ne!(report.state, NodeState::Ready, "{report:?}"),
@@ -278,17 +278,17 @@ async fn a_killed_client_leaves_nothing_behind(
 
 /// Checks slurmctld, and does something to the node while scontrol hangs there; gives what the check
 /// found, once it is known that it did not wait for scontrol's own limit.
-async fn checked_under(node: &Node, link: LinkChoice, then: &'static str) -> ProbeResult {
-    let engine = engine(link);
+async fn checked_under(node: &Node, link: LinkChoice, then: fn(&str)) -> ProbeResult {
+    let monitor = monitor(link);
     let slurmctld = Probe::named("slurmctld").unwrap();
     let name = node.0.parse().unwrap();
-    let check = engine.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
+    let check = monitor.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
     let name = node.0.clone();
     let doing = tokio::task::spawn_blocking(move || {
         eventually("scontrol runs in the node", Duration::from_secs(8), || {
             docker(&["top", &name, "-eo", "pid,args"]).contains("sleep 7323")
         });
-        docker(&[then, &name]);
+        then(&name);
         std::time::Instant::now()
     });
     let (report, done) = tokio::join!(check, doing);
@@ -305,7 +305,7 @@ async fn a_container_that_pauses_or_dies_under_an_exec_ends_it_with_a_reason(
 ) {
     let node = hung_controller(suite);
     let is = |state: &str| format!("container {} is {state}", node.0);
-    let paused = checked_under(&node, link, "pause").await;
+    let paused = checked_under(&node, link, pause).await;
     assert_eq!(paused, ProbeResult::Looked(Outcome::failed(is("paused"))));
     docker(&["unpause", &node.0]);
     eventually(
@@ -313,7 +313,7 @@ async fn a_container_that_pauses_or_dies_under_an_exec_ends_it_with_a_reason(
         Duration::from_secs(5),
         || sleepers(&node) == 0,
     );
-    let killed = checked_under(&node, link, "kill").await;
+    let killed = checked_under(&node, link, |node| drop(docker(&["kill", node]))).await;
     assert_eq!(
         killed,
         ProbeResult::Looked(Outcome::terminal(is("exited (exit code 137)")))
@@ -330,7 +330,7 @@ async fn a_command_that_never_stops_printing_is_given_up(
     node.write("/usr/local/bin/scontrol", "#!/bin/sh\nexec yes\n");
     let slurmctld = Probe::named("slurmctld").unwrap();
     let name = node.0.parse().unwrap();
-    let report = engine(link)
+    let report = monitor(link)
         .check(&ME, &name, &slurmctld, None, CHECK_LIMIT)
         .await
         .unwrap();
@@ -353,8 +353,8 @@ async fn an_engine_that_goes_away_is_told_apart_and_found_again(
     booted(&node);
     node.sh("systemctl stop munge");
     let mut proxy = Proxy::start();
-    let engine = engine_at(proxy.host().parse().unwrap(), link);
-    let mut wait = engine.wait(&ME, request(&[&node.0], 60));
+    let monitor = monitor_at(proxy.host().parse().unwrap(), link);
+    let mut wait = monitor.wait(&ME, request(&[&node.0], 60));
     let mut seen = Vec::new();
     while let Some(event) = wait.next().await {
         match event {
@@ -369,17 +369,20 @@ async fn an_engine_that_goes_away_is_told_apart_and_found_again(
                 } else if why.contains("cannot be reached") && seen == ["munge"] {
                     seen.push("cut");
                     let name = node.0.parse().unwrap();
-                    let snapshot = engine.snapshot(&ME, &name, None).await.unwrap_err();
+                    let snapshot = monitor.snapshot(&ME, &name, None).await.unwrap_err();
                     assert!(
-                        matches!(snapshot, EngineError::CouldNotLook { .. }),
+                        matches!(snapshot, MonitorError::CouldNotTell { .. }),
                         "{snapshot}"
                     );
                     let munge = Probe::named("munge").unwrap();
-                    let check = engine
+                    let check = monitor
                         .check(&ME, &name, &munge, None, CHECK_LIMIT)
                         .await
                         .unwrap_err();
-                    assert!(matches!(check, EngineError::CouldNotLook { .. }), "{check}");
+                    assert!(
+                        matches!(check, MonitorError::CouldNotTell { .. }),
+                        "{check}"
+                    );
                     proxy.mend();
                 } else if why.contains("munge.service is inactive") && seen == ["munge", "cut"] {
                     seen.push("back");
@@ -402,9 +405,9 @@ async fn a_command_whose_connection_is_lost_says_nothing_of_the_node(
 ) {
     let node = hung_controller(suite);
     let mut proxy = Proxy::start();
-    let engine = engine_at(proxy.host().parse().unwrap(), link);
+    let monitor = monitor_at(proxy.host().parse().unwrap(), link);
     let (name, slurmctld) = (node.0.parse().unwrap(), Probe::named("slurmctld").unwrap());
-    let check = engine.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
+    let check = monitor.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
     let severing = async {
         while sleepers(&node) == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -416,7 +419,10 @@ async fn a_command_whose_connection_is_lost_says_nothing_of_the_node(
     let (checked, ()) = tokio::join!(check, severing);
     if link == LinkChoice::Exec {
         let error = checked.unwrap_err();
-        assert!(matches!(error, EngineError::CouldNotLook { .. }), "{error}");
+        assert!(
+            matches!(error, MonitorError::CouldNotTell { .. }),
+            "{error}"
+        );
     } else {
         // A way in that breaks is made anew, and scontrol is slow there, too.
         let slow = Outcome::failed("scontrol ping has not answered in time");
@@ -432,7 +438,7 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
 ) {
     let node = Node::start(suite, &unique("hostile"), &[]);
     booted(&node);
-    let engine = engine(link);
+    let monitor = monitor(link);
     let name = node.0.parse().unwrap();
     let sshd = Probe::named("sshd").unwrap();
     // systemd itself listens, and hands each connection to a script.
@@ -452,7 +458,12 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
             r"printf '\033[31mred\007\n'",
             "port 22 closed the connection; it said: [31mred",
         ),
-        ("yes", "port 22 sent 8 KiB without a banner; it said: y"),
+        // Lines of some length: bash reads many short ones more slowly than its second lasts on a busy
+        // machine.
+        (
+            "yes \"$(printf 'y%.0s' $(seq 500))\"",
+            "port 22 sent 8 KiB without a banner; it said: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+        ),
         (
             "yes | tr -d '\\n'",
             "port 22 sent 8 KiB without a banner; it said: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
@@ -460,7 +471,7 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
         (r"printf 'hello\nSSH-2.0-x\r\n'", ""),
     ] {
         node.write("/run/fake.sh", script);
-        let report = engine
+        let report = monitor
             .check(&ME, &name, &sshd, None, CHECK_LIMIT)
             .await
             .unwrap();
@@ -468,7 +479,7 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
         assert!(report.elapsed < Duration::from_secs(4), "{report:?}");
     }
     node.sh("systemctl stop fake.socket");
-    let report = engine
+    let report = monitor
         .check(&ME, &name, &sshd, None, CHECK_LIMIT)
         .await
         .unwrap();

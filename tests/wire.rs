@@ -13,9 +13,9 @@ use readyd::{
         ReadinessServiceClient, SnapshotRequest, Verdict, WaitReadyRequest, WaitResult,
         wait_ready_response::Event,
     },
-    engine::{Engine, Options},
     environment::Environment,
     grpc::{Drain, Drainer, Limits, ListenAddress, Listener, Server, Service},
+    monitor::{Monitor, Options},
 };
 use support::fake::{FakeEngine, FakeNode};
 use tokio::time::{Instant, sleep, timeout};
@@ -46,11 +46,11 @@ async fn serve_on(fake: &FakeEngine, limits: Limits, address: ListenAddress) -> 
         linger: Duration::ZERO,
         ..Options::default()
     };
-    let engine = Engine::new(fake.clone(), options, environment.clone());
+    let monitor = Monitor::new(fake.clone(), options, environment.clone());
     let listener = Listener::bind(&address, false).await.unwrap();
     let url = listener.url();
     let (drainer, drain): (_, Drain) = Drainer::new();
-    let server = Server::new(Service::new(engine, limits, drain.clone()));
+    let server = Server::new(Service::new(monitor, limits, drain.clone()));
     let serving = tokio::spawn(async move { server.serve(vec![listener], drain).await.unwrap() });
     let client = Client::connect(url.clone()).await.unwrap();
     Served {

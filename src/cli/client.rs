@@ -10,8 +10,8 @@ use tower::service_fn;
 use super::{ClientArguments, Usage};
 use crate::{
     client::ReadinessServiceClient,
-    engine::Engine,
     grpc::{Drainer, Limits, Server, Service},
+    monitor::Monitor,
 };
 
 /// How long a remote server has to accept a connection.
@@ -48,7 +48,7 @@ pub(super) async fn connect(arguments: ClientArguments) -> anyhow::Result<Client
     let ClientArguments {
         server,
         output: _,
-        engine,
+        monitor,
     } = arguments;
     let variable = || match super::variable("READYD_SERVER") {
         Some(url) => self::server(&url)
@@ -65,7 +65,7 @@ pub(super) async fn connect(arguments: ClientArguments) -> anyhow::Result<Client
             service: remote(url).await?,
             _embedded: None,
         }),
-        None => embedded(engine.engine()?).await,
+        None => embedded(monitor.monitor()?).await,
     }
 }
 
@@ -81,7 +81,7 @@ async fn remote(url: ServerUrl) -> anyhow::Result<ReadinessServiceClient<Channel
 }
 
 /// The same service as a remote one, over a connection that never leaves the process.
-async fn embedded(engine: Engine) -> anyhow::Result<Client> {
+async fn embedded(monitor: Monitor) -> anyhow::Result<Client> {
     const BUFFER: usize = 64 * 1024;
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     let (drainer, drain) = Drainer::new();
@@ -90,7 +90,7 @@ async fn embedded(engine: Engine) -> anyhow::Result<Client> {
         longest_wait: Duration::from_secs(24 * 60 * 60),
         ..Limits::default()
     };
-    let server = Server::new(Service::new(engine, limits, drain));
+    let server = Server::new(Service::new(monitor, limits, drain));
     tokio::spawn(server.serve_duplex(theirs));
 
     let mut ours = Some(ours);

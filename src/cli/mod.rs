@@ -12,10 +12,10 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    docker::{DockerHost, DockerRuntime},
-    engine::{Engine, LinkChoice, Options},
+    docker::{DockerEngine, DockerHost},
     environment::Environment,
     grpc::ListenAddress,
+    monitor::{LinkChoice, Monitor, Options},
     node::{LabelKeys, Visibility},
 };
 
@@ -64,7 +64,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct EngineArguments {
+struct MonitorArguments {
     /// The Docker Engine, unix:PATH or tcp:HOST:PORT as URLs [default: `DOCKER_HOST`, else Docker's
     /// usual socket]
     #[arg(long, value_name = "URL")]
@@ -106,7 +106,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-impl EngineArguments {
+impl MonitorArguments {
     /// Where the engine is. The environment is asked only here, where an engine is needed: a client
     /// of a remote server does not mind what it says.
     fn host(&self) -> Result<DockerHost, Usage> {
@@ -119,7 +119,7 @@ impl EngineArguments {
         }
     }
 
-    fn engine(self) -> Result<Engine, Usage> {
+    fn monitor(self) -> Result<Monitor, Usage> {
         let host = self.host()?;
         let Self {
             docker_host: _,
@@ -145,8 +145,8 @@ impl EngineArguments {
             linger,
             events: true,
         };
-        let docker = DockerRuntime::new(host);
-        Ok(Engine::new(docker, options, Environment::tokio()))
+        let docker = DockerEngine::new(host);
+        Ok(Monitor::new(docker, options, Environment::tokio()))
     }
 }
 
@@ -165,7 +165,7 @@ struct ServeArguments {
     #[arg(long, value_name = "COUNT", default_value_t = 20_000)]
     max_waits: usize,
     #[command(flatten)]
-    engine: EngineArguments,
+    monitor: MonitorArguments,
 }
 
 #[derive(Debug, Args)]
@@ -178,7 +178,7 @@ struct ClientArguments {
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
-    engine: EngineArguments,
+    monitor: MonitorArguments,
 }
 
 /// What to print.

@@ -16,7 +16,7 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         insecure,
         longest_wait,
         max_waits,
-        engine,
+        monitor,
     } = arguments;
     log();
     // Before anything else: a signal that comes while sockets are being opened counts too.
@@ -29,7 +29,7 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         tracing::info!("listening on {}", listener.url());
         listeners.push(listener);
     }
-    tracing::info!("the engine is {}", engine.host()?);
+    tracing::info!("the engine is {}", monitor.host()?);
 
     let (drainer, drain) = Drainer::new();
     let limits = Limits {
@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         waits: max_waits,
         ..Limits::default()
     };
-    let server = Server::new(Service::new(engine.engine()?, limits, drain.clone()));
+    let server = Server::new(Service::new(monitor.monitor()?, limits, drain.clone()));
     let serving = server.serve(listeners, drain);
     tokio::pin!(serving);
 

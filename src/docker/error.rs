@@ -5,7 +5,7 @@ use std::time::Duration;
 use bollard::errors::Error;
 
 use crate::{
-    runtime::RuntimeError,
+    engine::EngineError,
     text::{clean, truncate},
 };
 
@@ -20,14 +20,14 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn timed_out(self, limit: Option<Duration>) -> RuntimeError {
-        RuntimeError::TimedOut {
+    pub(super) fn timed_out(self, limit: Option<Duration>) -> EngineError {
+        EngineError::TimedOut {
             action: self.action,
             limit,
         }
     }
 
-    pub(super) fn error(self, error: Error) -> RuntimeError {
+    pub(super) fn error(self, error: Error) -> EngineError {
         let Self { action, engine } = self;
         match error {
             Error::DockerResponseServerError {
@@ -37,17 +37,17 @@ impl Call {
                 let message = bounded(&message);
                 // 409: paused, restarting or not running; 404: removed in the meantime.
                 match status_code {
-                    404 | 409 => RuntimeError::NotRunning { action },
-                    _ if not_startable(&message) => RuntimeError::CannotRun { action, message },
-                    _ if message.contains("is not running") => RuntimeError::NotRunning { action },
-                    _ => RuntimeError::Refused { action, message },
+                    404 | 409 => EngineError::NotRunning { action },
+                    _ if not_startable(&message) => EngineError::CannotRun { action, message },
+                    _ if message.contains("is not running") => EngineError::NotRunning { action },
+                    _ => EngineError::Refused { action, message },
                 }
             }
-            Error::RequestTimeoutError => RuntimeError::TimedOut {
+            Error::RequestTimeoutError => EngineError::TimedOut {
                 action,
                 limit: None,
             },
-            Error::SocketNotFoundError(path) => RuntimeError::Unreachable {
+            Error::SocketNotFoundError(path) => EngineError::Unreachable {
                 action,
                 engine,
                 cause: format!("there is no socket {path}"),
@@ -55,11 +55,11 @@ impl Call {
             error @ (Error::JsonDataError { .. }
             | Error::JsonSerdeError { .. }
             | Error::APIVersionParseError { .. }
-            | Error::StrParseError { .. }) => RuntimeError::Garbled {
+            | Error::StrParseError { .. }) => EngineError::Garbled {
                 action,
                 cause: bounded(&chain(&error)),
             },
-            error => RuntimeError::Unreachable {
+            error => EngineError::Unreachable {
                 action,
                 engine,
                 cause: bounded(&chain(&error)),

@@ -26,12 +26,13 @@ use tokio::{
 };
 
 use super::{
-    DockerRuntime,
+    DockerEngine,
     error::{Call, bounded},
 };
 use crate::{
-    event::{Action, ContainerEvent, EventStream},
-    runtime::{CALL_LIMIT, ContainerId, RuntimeError},
+    container::ContainerId,
+    engine::{CALL_LIMIT, EngineError, EventStream},
+    event::{Action, ContainerEvent},
 };
 
 /// How long an engine may take from its answer to the subscription behind it: moby answers first,
@@ -39,10 +40,10 @@ use crate::{
 const SUBSCRIBED: Duration = Duration::from_millis(10);
 
 pub(super) async fn subscribe(
-    engine: &DockerRuntime,
+    engine: &DockerEngine,
     since: Option<SystemTime>,
     by: Instant,
-) -> Result<EventStream, RuntimeError> {
+) -> Result<EventStream, EngineError> {
     let call = Call {
         action: "subscribing to events".to_owned(),
         engine: engine.host.to_string(),

@@ -14,12 +14,11 @@ use tokio::{
 };
 
 use super::{
-    DockerRuntime,
+    DockerEngine,
     error::{Call, bounded, not_startable},
 };
-use crate::runtime::{
-    ContainerId, Exec, ExecChunk, ExecOutput, ExecStreams, RunningExec, RuntimeError,
-};
+use crate::container::ContainerId;
+use crate::engine::{EngineError, Exec, ExecChunk, ExecOutput, ExecStreams, RunningExec};
 
 /// The exit code of what cannot be executed, Docker's own as well as a shell's.
 const CANNOT_EXECUTE: i64 = 126;
@@ -28,11 +27,11 @@ const CANNOT_EXECUTE: i64 = 126;
 const EXIT_CODE: Duration = Duration::from_secs(2);
 
 pub(super) async fn start(
-    engine: &DockerRuntime,
+    engine: &DockerEngine,
     id: &ContainerId,
     exec: Exec,
     by: Instant,
-) -> Result<RunningDockerExec, RuntimeError> {
+) -> Result<RunningDockerExec, EngineError> {
     let action = format!("starting a command in container {id}");
     let options = CreateExecOptions {
         // Standard input is what tells the command that nobody waits for it any more.
@@ -60,7 +59,7 @@ pub(super) async fn start(
         })
         .await?;
     let StartExecResults::Attached { output, input } = started else {
-        return Err(RuntimeError::Garbled {
+        return Err(EngineError::Garbled {
             action,
             cause: "the command was started detached".to_owned(),
         });
@@ -76,7 +75,7 @@ pub(super) async fn start(
 }
 
 pub(super) struct RunningDockerExec {
-    engine: DockerRuntime,
+    engine: DockerEngine,
     container: ContainerId,
     exec: String,
     cap: usize,
@@ -87,7 +86,7 @@ pub(super) struct RunningDockerExec {
 
 #[async_trait]
 impl RunningExec for RunningDockerExec {
-    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError> {
+    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, EngineError> {
         let Self {
             engine,
             container,
@@ -104,7 +103,7 @@ impl RunningExec for RunningDockerExec {
         tokio::select! {
             drained = drain(&mut output, cap, &mut collected, &call) => drained?,
             () = sleep_until(by) => {
-                return Err(RuntimeError::StillRunning { action: call.action });
+                return Err(EngineError::StillRunning { action: call.action });
             }
         }
         collected.code = exit_code(&engine, &container, &exec, by).await?;
@@ -138,16 +137,16 @@ type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error
 
 /// What could not be executed says why: in the words of the engine, or of the node's own shell. An
 /// engine gives the same code, and no such word, to a command whose connection it saw break.
-fn not_executed(output: &ExecOutput, action: String) -> RuntimeError {
+fn not_executed(output: &ExecOutput, action: String) -> EngineError {
     let said = [output.stderr.as_slice(), output.stdout.as_slice()].concat();
     let said = String::from_utf8_lossy(&said);
     let why = |line: &&str| not_startable(line) || line.contains("Permission denied");
     match said.lines().find(why) {
-        Some(line) => RuntimeError::CannotRun {
+        Some(line) => EngineError::CannotRun {
             action,
             message: bounded(line),
         },
-        None => RuntimeError::Lost { action },
+        None => EngineError::Lost { action },
     }
 }
 
@@ -157,7 +156,7 @@ async fn drain(
     cap: usize,
     into: &mut ExecOutput,
     call: &Call,
-) -> Result<(), RuntimeError> {
+) -> Result<(), EngineError> {
     while let Some(chunk) = output.next().await {
         let (stream, bytes) = match chunk {
             Ok(LogOutput::StdErr { message }) => (&mut into.stderr, message),
@@ -168,7 +167,7 @@ async fn drain(
             Err(error) => return Err(call.clone().error(error)),
         };
         if stream.len() + bytes.len() > cap {
-            return Err(RuntimeError::TooMuch {
+            return Err(EngineError::TooMuch {
                 action: call.action.clone(),
                 cap,
             });
@@ -181,18 +180,18 @@ async fn drain(
 /// The exit code, once the engine knows it. Right after the output's end it may say that the command
 /// still runs; and a command that never started has no code at all, which is not zero.
 async fn exit_code(
-    engine: &DockerRuntime,
+    engine: &DockerEngine,
     container: &ContainerId,
     exec: &str,
     by: Instant,
-) -> Result<i64, RuntimeError> {
+) -> Result<i64, EngineError> {
     let action = format!("asking how a command in container {container} ended");
     let patience = by.min(Instant::now() + EXIT_CODE);
     loop {
         let ask = |docker: bollard::Docker| async move { docker.inspect_exec(exec).await };
         let inspected = match engine.call(action.clone(), by, ask).await {
             // It is the command that the engine does not know any more: it was restarted.
-            Err(RuntimeError::NotRunning { action }) => return Err(RuntimeError::Lost { action }),
+            Err(EngineError::NotRunning { action }) => return Err(EngineError::Lost { action }),
             other => other?,
         };
         match (inspected.running, inspected.exit_code) {
@@ -200,7 +199,7 @@ async fn exit_code(
             _ if Instant::now() < patience => sleep(Duration::from_millis(5)).await,
             _ => {
                 let cause = "it says no exit code".to_owned();
-                return Err(RuntimeError::Garbled { action, cause });
+                return Err(EngineError::Garbled { action, cause });
             }
         }
     }

@@ -21,25 +21,22 @@ use tokio::time::{Instant, timeout_at};
 pub use host::{DockerHost, InvalidDockerHost};
 
 use crate::{
-    event::EventStream,
-    runtime::{
-        CALL_LIMIT, Container, ContainerId, Exec, Network, RunningExec, Runtime, RuntimeError,
-        State,
-    },
+    container::{Container, ContainerId, Network, State},
+    engine::{CALL_LIMIT, ContainerEngine, EngineError, EventStream, Exec, RunningExec},
 };
 use error::{Call, bounded};
 
 /// A Docker Engine. It need not be there yet: every call tries to reach it.
 /// A clone is the same engine.
 #[derive(Debug, Clone)]
-pub struct DockerRuntime {
+pub struct DockerEngine {
     host: DockerHost,
     /// The client, once an engine has said which version of the API it speaks; forgotten when it
     /// can no longer be reached, since the next to answer may be another version.
     client: Arc<Mutex<Option<Docker>>>,
 }
 
-impl DockerRuntime {
+impl DockerEngine {
     /// The engine at this address.
     #[must_use]
     pub fn new(host: DockerHost) -> Self {
@@ -69,7 +66,7 @@ impl DockerRuntime {
         action: String,
         by: Instant,
         call: impl FnOnce(Docker) -> F,
-    ) -> Result<T, RuntimeError>
+    ) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, bollard::errors::Error>>,
     {
@@ -84,7 +81,7 @@ impl DockerRuntime {
             Ok(result) => result.map_err(|error| context.error(error)),
             Err(_) => Err(context.timed_out((start + CALL_LIMIT <= by).then_some(CALL_LIMIT))),
         };
-        if let Err(RuntimeError::Unreachable { .. } | RuntimeError::TimedOut { .. }) = result {
+        if let Err(EngineError::Unreachable { .. } | EngineError::TimedOut { .. }) = result {
             *self.lock() = None;
         }
         result
@@ -96,8 +93,8 @@ impl DockerRuntime {
 }
 
 #[async_trait]
-impl Runtime for DockerRuntime {
-    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError> {
+impl ContainerEngine for DockerEngine {
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError> {
         let action = format!("inspecting container {name}");
         let inspected = self
             .call(action.clone(), by, |docker| async move {
@@ -118,7 +115,7 @@ impl Runtime for DockerRuntime {
             .transpose()
     }
 
-    async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, RuntimeError> {
+    async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError> {
         let options = TopOptionsBuilder::default().ps_args("-eo pid").build();
         let top = self
             .call(
@@ -135,7 +132,7 @@ impl Runtime for DockerRuntime {
         id: &ContainerId,
         exec: Exec,
         by: Instant,
-    ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+    ) -> Result<Box<dyn RunningExec>, EngineError> {
         let running = exec::start(self, id, exec, by).await?;
         Ok(Box::new(running))
     }
@@ -144,15 +141,15 @@ impl Runtime for DockerRuntime {
         &self,
         since: Option<SystemTime>,
         by: Instant,
-    ) -> Result<EventStream, RuntimeError> {
+    ) -> Result<EventStream, EngineError> {
         events::subscribe(self, since, by).await
     }
 }
 
 /// What is needed of an inspection. A field without which nothing can be said is an error, never a
 /// default.
-fn container(response: ContainerInspectResponse, action: &str) -> Result<Container, RuntimeError> {
-    let missing = |field: &str| RuntimeError::Garbled {
+fn container(response: ContainerInspectResponse, action: &str) -> Result<Container, EngineError> {
+    let missing = |field: &str| EngineError::Garbled {
         action: action.to_owned(),
         cause: format!("it has no {field}"),
     };

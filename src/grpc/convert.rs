@@ -1,9 +1,9 @@
-//! The engine's types as the proto's, and back.
+//! The monitor's types as the proto's, and back.
 
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    engine::{NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
+    monitor::{NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
     node::Role,
     pb,
     probe::Outcome,

@@ -1,7 +1,7 @@
 //! The gRPC service: requests in, states out. A request is converted once, at the edge.
 //!
 //! ```text
-//! request ─ validate ─▶ engine ─▶ convert ─▶ response
+//! request ─ validate ─▶ monitor ─▶ convert ─▶ response
 //!              │           │
 //!              └─ status ◀─┘
 //! ```

@@ -13,7 +13,7 @@ use super::{
     validate::{self, ValidWait},
 };
 use crate::{
-    engine::{Engine, EngineError, Wait, WaitEvent, WaitResult},
+    monitor::{Monitor, MonitorError, Wait, WaitEvent, WaitResult},
     node::{Identity, NodeName},
     pb::{self, readiness_service_server::ReadinessService},
 };
@@ -43,10 +43,10 @@ impl Default for Limits {
     }
 }
 
-/// `readyd.v1.ReadinessService` over an engine.
+/// `readyd.v1.ReadinessService` over a monitor.
 #[derive(Debug)]
 pub struct Service {
-    engine: Engine,
+    monitor: Monitor,
     limits: Limits,
     waits: Arc<Semaphore>,
     looks: Arc<Semaphore>,
@@ -56,9 +56,9 @@ pub struct Service {
 impl Service {
     /// A service that takes no new calls, and ends its waits, once the drain has started.
     #[must_use]
-    pub fn new(engine: Engine, limits: Limits, drain: Drain) -> Self {
+    pub fn new(monitor: Monitor, limits: Limits, drain: Drain) -> Self {
         Self {
-            engine,
+            monitor,
             waits: Arc::new(Semaphore::new(limits.waits.min(Semaphore::MAX_PERMITS))),
             looks: Arc::new(Semaphore::new(limits.looks.min(Semaphore::MAX_PERMITS))),
             limits,
@@ -86,7 +86,7 @@ impl Service {
         left: Option<Duration>,
         node: &NodeName,
         probe: Option<&str>,
-        look: impl Future<Output = Result<T, EngineError>>,
+        look: impl Future<Output = Result<T, MonitorError>>,
     ) -> Result<T, Status> {
         let _permit = self.admit(&self.looks, "snapshots and checks", self.limits.looks)?;
         let mut drain = self.drain.clone();
@@ -102,7 +102,7 @@ impl Service {
         };
         tokio::select! {
             biased;
-            looked = look => looked.map_err(|error| status::engine(&error, probe)),
+            looked = look => looked.map_err(|error| status::monitor(&error, probe)),
             () = deadline => Err(status::deadline(node, probe, left.unwrap_or_default())),
             () = drained => Err(status::draining()),
         }
@@ -123,7 +123,7 @@ impl ReadinessService for Service {
         let (node, role) =
             validate::snapshot(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
-        let look = self.engine.snapshot(&identity, &node, role);
+        let look = self.monitor.snapshot(&identity, &node, role);
         let left = deadline::of_caller(request.metadata());
         let snapshot = self.look(left, &node, None, look).await?;
         Ok(Response::new(convert::snapshot(&snapshot)))
@@ -135,7 +135,7 @@ impl ReadinessService for Service {
     ) -> Result<Response<pb::CheckResponse>, Status> {
         let check = validate::check(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
-        let look = self.engine.check(
+        let look = self.monitor.check(
             &identity,
             &check.node,
             &check.probe,
@@ -166,7 +166,7 @@ impl ReadinessService for Service {
             return Err(status::unimplemented("waiting for a cluster by its labels"));
         };
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
-        let wait = self.engine.wait(&identity(&request), wait);
+        let wait = self.monitor.wait(&identity(&request), wait);
         Ok(Response::new(messages(wait, self.drain.clone(), permit)))
     }
 

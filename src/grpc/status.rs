@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    engine::{EngineError, Verdict, WaitResult},
+    monitor::{MonitorError, Verdict, WaitResult},
     node::NodeName,
     text::{clean, truncate},
 };
@@ -80,15 +80,15 @@ pub(super) fn invalid(violations: &[Violation]) -> Status {
     }
 }
 
-/// An engine's error for a unary call, of one probe or of several.
-pub(super) fn engine(error: &EngineError, probe: Option<&str>) -> Status {
+/// A monitor's error for a unary call, of one probe or of several.
+pub(super) fn monitor(error: &MonitorError, probe: Option<&str>) -> Status {
     match error {
-        EngineError::NodeNotFound { node } => status(
+        MonitorError::NodeNotFound { node } => status(
             Code::NotFound,
             &error.to_string(),
             details("NODE_NOT_FOUND", Some(node), probe),
         ),
-        EngineError::CouldNotLook { node, probe, .. } => status(
+        MonitorError::CouldNotTell { node, probe, .. } => status(
             Code::Unavailable,
             &error.to_string(),
             details("ENGINE_UNREACHABLE", Some(node), Some(probe)),
@@ -119,7 +119,7 @@ pub(super) fn deadline(node: &NodeName, probe: Option<&str>, left: Duration) -> 
     let what = probe.map_or_else(String::new, |probe| format!("{probe}: "));
     let message = format!(
         "{node}: {what}no answer within the {} that the caller's deadline leaves",
-        crate::runtime::seconds(left)
+        crate::engine::seconds(left)
     );
     let details = details("DEADLINE_EXCEEDED", Some(node), probe);
     status(Code::DeadlineExceeded, &message, details)
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn every_status_says_where_it_comes_from() {
         let node: NodeName = "n1".parse().unwrap();
-        let status = engine(&EngineError::NodeNotFound { node }, None);
+        let status = monitor(&MonitorError::NodeNotFound { node }, None);
         let info = status.get_details_error_info().unwrap();
         assert_eq!(
             (info.reason.as_str(), info.domain.as_str()),

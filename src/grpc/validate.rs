@@ -1,4 +1,4 @@
-//! Requests into what the engine takes, with all violations at once.
+//! Requests into what the monitor takes, with all violations at once.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,7 +7,7 @@ use super::{
     status::{Violation, quoted},
 };
 use crate::{
-    engine::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
+    monitor::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
     node::{NodeName, Role},
     pb,
     probe::Probe,

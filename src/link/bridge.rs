@@ -15,18 +15,23 @@ use tokio_util::io::StreamReader;
 use zbus::conn::AuthMechanism;
 
 use super::{
-    BRIDGE, Link, LinkError, Place, Told,
+    BRIDGE, Link, LinkError, Reply, Target,
     bus::{BUS_LIMIT, BusSlot},
     command::{Commands, lossy},
     journal::Journals,
 };
 use crate::{
-    event::Doubts,
+    engine::{EngineError, Exec, ExecChunk, ExecStreams},
+    inbox::Inbox,
     question::{Answer, Question},
-    runtime::{Exec, ExecChunk, ExecStreams, RuntimeError},
-    systemd::{dbus::Bus, stream::ByteStream, systemctl},
+    systemd::{
+        dbus::Bus,
+        signals::{Listeners, SignalCounter},
+        stream::ByteStream,
+        systemctl,
+    },
     text::{clean, truncate},
-    unit::{SystemdLook, Unit, UnitQuestion},
+    unit::{SystemdState, Unit, UnitQuestion},
 };
 
 /// Starts the bridge. A node that has none says so in words that no engine has. It ends with its
@@ -45,7 +50,7 @@ const AGED: Duration = Duration::from_secs(1);
 
 /// The way into one container through its bridge and its shell.
 pub(crate) struct BridgeLink {
-    place: Place,
+    target: Target,
     bus: BusSlot,
     commands: Commands,
     journals: Journals,
@@ -60,26 +65,26 @@ struct Aged {
 }
 
 impl BridgeLink {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(target: Target) -> Self {
         Self {
             bus: BusSlot::default(),
-            commands: Commands::lasting(place.clone()),
+            commands: Commands::lasting(target.clone()),
             journals: Journals::default(),
             ages: Mutex::default(),
-            place,
+            target,
         }
     }
 
     async fn look(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Result<SystemdLook, LinkError> {
+    ) -> Result<SystemdState, LinkError> {
         let look = || {
             let connect = || self.connect(by);
             self.bus
-                .look(&self.place, question, None, listener, by, connect)
+                .look(&self.target, question, None, listener, by, connect)
         };
         let mut first = look().await?;
         // Of a unit whose proof is not wanted, the type is not known either.
@@ -127,7 +132,7 @@ impl BridgeLink {
     }
 
     /// The node's uptime, and when the units' processes started; none where it cannot be told.
-    async fn clock(&self, look: &SystemdLook, by: Instant) -> Option<(u64, HashMap<u32, u64>)> {
+    async fn clock(&self, look: &SystemdState, by: Instant) -> Option<(u64, HashMap<u32, u64>)> {
         let pids = look.units.values().map(|unit| unit.main_pid.to_string());
         let pids: Vec<_> = pids.collect();
         let mut argv = vec!["sh", "-c", systemctl::CLOCK, "sh"];
@@ -138,25 +143,25 @@ impl BridgeLink {
 
     async fn connect(&self, by: Instant) -> Result<Bus, LinkError> {
         // The queue is our own: who waits in it for too long is busy, not slow.
-        let queue = by.min(self.place.environment.now() + BUS_LIMIT);
-        let mut pass = self.place.pass("systemd", queue).await?;
-        self.place.gate.drive(&mut pass, self.open(by)).await
+        let queue = by.min(self.target.environment.now() + BUS_LIMIT);
+        let mut pass = self.target.pass("systemd", queue).await?;
+        self.target.gate.drive(&mut pass, self.open(by)).await
     }
 
     async fn open(&self, by: Instant) -> Result<Bus, LinkError> {
-        self.place.settled(by).await?;
-        let Place {
-            runtime, container, ..
-        } = &self.place;
+        self.target.settled(by).await?;
+        let Target {
+            engine, container, ..
+        } = &self.target;
         let exec = Exec {
             argv: ["sh", "-c", START].map(str::to_owned).to_vec(),
             cap: COMPLAINT_CAP,
         };
-        let started = runtime.exec(&container.id, exec, by).await;
+        let started = engine.exec(&container.id, exec, by).await;
         let streams = match started {
             Ok(running) => running.streams(),
-            Err(RuntimeError::NotRunning { .. }) => return Err(LinkError::NotRunning),
-            Err(RuntimeError::CannotRun { message, .. }) => {
+            Err(EngineError::NotRunning { .. }) => return Err(LinkError::NotRunning),
+            Err(EngineError::CannotRun { message, .. }) => {
                 return Err(LinkError::Unusable(format!(
                     "the node cannot run systemd-stdio-bridge: {message}"
                 )));
@@ -164,9 +169,10 @@ impl BridgeLink {
             Err(error) => return Err(error.into()),
         };
         let complaint = Arc::default();
-        let stream = stream(streams, Arc::clone(&complaint));
+        let signals = self.target.signals.clone();
+        let stream = stream(streams, Arc::clone(&complaint), signals);
         let connected = self
-            .place
+            .target
             .within("systemd-stdio-bridge", BUS_LIMIT, by, async {
                 Ok(Bus::connect(stream).await?)
             });
@@ -195,7 +201,11 @@ fn complaint(error: LinkError, said: &str) -> LinkError {
 }
 
 /// What a command prints as a stream of bytes; what it complains of is kept apart.
-fn stream(streams: ExecStreams, complaint: Arc<Mutex<Vec<u8>>>) -> ByteStream {
+fn stream(
+    streams: ExecStreams,
+    complaint: Arc<Mutex<Vec<u8>>>,
+    signals: SignalCounter,
+) -> ByteStream {
     let mut complained = 0;
     let bytes = streams.output.filter_map(move |chunk| {
         let bytes = match chunk {
@@ -217,7 +227,7 @@ fn stream(streams: ExecStreams, complaint: Arc<Mutex<Vec<u8>>>) -> ByteStream {
         write: streams.input,
         // Through the bridge nobody sees who asks; it lets in whoever could start it.
         auth: AuthMechanism::External,
-        listeners: Arc::default(),
+        listeners: Arc::new(Listeners::new(signals)),
     }
 }
 
@@ -226,13 +236,13 @@ impl Link for BridgeLink {
     async fn systemd(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Told<SystemdLook> {
-        Told::by(BRIDGE, self.look(question, listener, by).await)
+    ) -> Reply<SystemdState> {
+        Reply::by(BRIDGE, self.look(question, listener, by).await)
     }
 
-    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
-        Told::by(BRIDGE, self.commands.ask(question, by).await)
+    async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
+        Reply::by(BRIDGE, self.commands.ask(question, by).await)
     }
 }

@@ -7,17 +7,17 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{LinkError, Place};
+use super::{LinkError, Target};
 use crate::{
-    event::Doubts,
+    inbox::Inbox,
     systemd::dbus::{Bus, MonotonicNow},
-    unit::{SystemdLook, UnitQuestion},
+    unit::{SystemdState, UnitQuestion},
 };
 
 /// How long systemd, or the way to it, may take to answer.
 pub(super) const BUS_LIMIT: Duration = Duration::from_secs(5);
 
-/// A place for a connection.
+/// A target for a connection.
 #[derive(Debug, Default)]
 pub(super) struct BusSlot {
     kept: Mutex<Option<Arc<Bus>>>,
@@ -30,21 +30,21 @@ impl BusSlot {
     /// connection along: an answer that comes too late would be in the way of the next.
     pub(super) async fn look<C>(
         &self,
-        place: &Place,
+        target: &Target,
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
         connect: impl FnOnce() -> C,
-    ) -> Result<SystemdLook, LinkError>
+    ) -> Result<SystemdState, LinkError>
     where
         C: Future<Output = Result<Bus, LinkError>>,
     {
-        let bus = self.connected(place, by, connect).await?;
+        let bus = self.connected(target, by, connect).await?;
         let look = async { Ok(bus.look(question, now, listener).await?) };
-        let looked = place.within("systemd", BUS_LIMIT, by, look).await;
+        let looked = target.within("systemd", BUS_LIMIT, by, look).await;
         if looked.is_ok() {
-            place.is_up();
+            target.is_up();
         } else {
             let mut kept = self.lock();
             if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &bus)) {
@@ -56,7 +56,7 @@ impl BusSlot {
 
     async fn connected<C>(
         &self,
-        place: &Place,
+        target: &Target,
         by: Instant,
         connect: impl FnOnce() -> C,
     ) -> Result<Arc<Bus>, LinkError>
@@ -69,7 +69,7 @@ impl BusSlot {
         let _turn = tokio::select! {
             biased;
             turn = self.connecting.lock() => turn,
-            () = place.environment.sleep_until(by) => return Err(LinkError::Busy {
+            () = target.environment.sleep_until(by) => return Err(LinkError::Busy {
                 what: "systemd".to_owned(),
                 why: "the way to it is still being made",
             }),

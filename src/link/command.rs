@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    LinkError, Place,
+    LinkError, Target,
     script::{BOUNDED, DIAL, DIAL_ALONE, OUTPUT_CAP, TIMED_OUT},
     shell::{Shell, ShellCommand},
 };
 use crate::{
-    question::{Answer, GreetingEnd, Question},
-    runtime::{Exec, ExecOutput, RunningExec, RuntimeError},
+    engine::{EngineError, Exec, ExecOutput, RunningExec},
+    question::{Answer, CommandQuestion, Expects, GreetingEnd, PortQuestion, Question},
 };
 
 /// How long a command may run, unless who asks sets an earlier end. `scontrol ping` alone takes 10 s
@@ -40,41 +40,52 @@ enum Running<'a> {
 
 /// Runs commands in one container.
 pub(crate) struct Commands {
-    place: Place,
+    target: Target,
     /// The shell that commands run in; without one, each has an exec of its own.
     shell: Option<Shell>,
 }
 
 impl Commands {
     /// An exec for each command.
-    pub(super) fn each(place: Place) -> Self {
-        Self { place, shell: None }
+    pub(super) fn each(target: Target) -> Self {
+        Self {
+            target,
+            shell: None,
+        }
     }
 
     /// One exec for all commands, for as long as this lives.
-    pub(super) fn lasting(place: Place) -> Self {
-        let shell = Some(Shell::new(place.clone()));
-        Self { place, shell }
+    pub(super) fn lasting(target: Target) -> Self {
+        let shell = Some(Shell::new(target.clone()));
+        Self { target, shell }
     }
 
     /// Asks a port, from within the node, or a command.
     pub(super) async fn ask(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
-        match *question {
-            Question::Greeting {
-                port,
-                send,
-                prefix,
-                within,
-                cap,
-            } => self.greeting(port, send, prefix, within, cap, by).await,
-            Question::Accepts { port } => self.accepts(port, by).await,
-            Question::Command { argv, name } => {
+        match question {
+            Question::Port(question) => self.dial(question, by).await,
+            Question::Command(CommandQuestion { argv, name }) => {
                 let output = self.command(name, argv, by).await?;
                 Ok(Answer::Command {
                     stdout: lossy(&output.stdout),
                     stderr: lossy(&output.stderr),
                     code: output.code,
                 })
+            }
+        }
+    }
+
+    async fn dial(&self, question: &PortQuestion, by: Instant) -> Result<Answer, LinkError> {
+        match question.expects {
+            Expects::Connection => self.accepts(question.port, by).await,
+            Expects::Line {
+                send,
+                prefix,
+                within,
+                cap,
+            } => {
+                self.greeting(question.port, send, prefix, within, cap, by)
+                    .await
             }
         }
     }
@@ -86,7 +97,7 @@ impl Commands {
         argv: &[&str],
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
-        let due = self.place.environment.now() + COMMAND_LIMIT;
+        let due = self.target.environment.now() + COMMAND_LIMIT;
         let output = self.run(what, argv, COMMAND_LIMIT, by).await?;
         if TIMED_OUT.contains(&output.code) {
             return Err(LinkError::Slow {
@@ -109,7 +120,7 @@ impl Commands {
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
         match self.run_once(what, argv, limit, by).await {
-            Err(LinkError::Runtime(RuntimeError::Lost { .. })) if self.shell.is_some() => {
+            Err(LinkError::Engine(EngineError::Lost { .. })) if self.shell.is_some() => {
                 self.run_once(what, argv, limit, by).await
             }
             other => other,
@@ -123,24 +134,24 @@ impl Commands {
         limit: Duration,
         by: Instant,
     ) -> Result<ExecOutput, LinkError> {
-        let asked = self.place.environment.now();
-        let mut pass = self.place.pass(what, by).await?;
+        let asked = self.target.environment.now();
+        let mut pass = self.target.pass(what, by).await?;
 
-        let left = by.saturating_duration_since(self.place.environment.now());
+        let left = by.saturating_duration_since(self.target.environment.now());
         let given = limit.min(left);
         let seconds = format!("{:.3}", given.as_secs_f64().max(0.001));
         let work = async {
-            self.place.settled(by).await?;
+            self.target.settled(by).await?;
             let running = self.start(&seconds, argv, by).await?;
-            let started = self.place.environment.now();
+            let started = self.target.environment.now();
             let end = (started + given + GRACE).min(by);
             let output = match running {
                 Running::Exec(running) => running.output(end).await,
                 Running::Shell(running) => running.output(end).await,
             };
-            let ran = self.place.environment.now() - started;
+            let ran = self.target.environment.now() - started;
             let late = match &output {
-                Err(RuntimeError::StillRunning { .. }) => true,
+                Err(EngineError::StillRunning { .. }) => true,
                 Ok(output) => TIMED_OUT.contains(&output.code),
                 Err(_) => false,
             };
@@ -157,19 +168,19 @@ impl Commands {
                         why: "getting to ask took most of the time",
                     })
                 }
-                Err(RuntimeError::StillRunning { .. }) => Err(LinkError::Slow {
+                Err(EngineError::StillRunning { .. }) => Err(LinkError::Slow {
                     what: what.to_owned(),
                     limit: (end < by).then_some(limit),
                 }),
                 other => Ok(other?),
             }
         };
-        match self.place.gate.drive(&mut pass, work).await {
-            Err(LinkError::Runtime(RuntimeError::NotRunning { .. })) => Err(LinkError::NotRunning),
-            Err(LinkError::Runtime(RuntimeError::CannotRun { message, .. })) => Err(
-                LinkError::Node(format!("the node cannot run {what}: {message}")),
-            ),
-            Err(LinkError::Runtime(RuntimeError::TooMuch { cap, .. })) => Err(LinkError::Node(
+        match self.target.gate.drive(&mut pass, work).await {
+            Err(LinkError::Engine(EngineError::NotRunning { .. })) => Err(LinkError::NotRunning),
+            Err(LinkError::Engine(EngineError::CannotRun { message, .. })) => Err(LinkError::Node(
+                format!("the node cannot run {what}: {message}"),
+            )),
+            Err(LinkError::Engine(EngineError::TooMuch { cap, .. })) => Err(LinkError::Node(
                 format!("{what} printed more than {} KiB", cap / 1024),
             )),
             other => other,
@@ -182,7 +193,7 @@ impl Commands {
         seconds: &str,
         argv: &[&str],
         by: Instant,
-    ) -> Result<Running<'_>, RuntimeError> {
+    ) -> Result<Running<'_>, EngineError> {
         if let Some(shell) = &self.shell {
             return Ok(Running::Shell(shell.start(seconds, argv, by).await?));
         }
@@ -192,16 +203,16 @@ impl Commands {
             argv: words.map(|word| (*word).to_owned()).collect(),
             cap: OUTPUT_CAP,
         };
-        let Place {
-            runtime, container, ..
-        } = &self.place;
-        let running = runtime.exec(&container.id, exec, by).await?;
+        let Target {
+            engine, container, ..
+        } = &self.target;
+        let running = engine.exec(&container.id, exec, by).await?;
         Ok(Running::Exec(running))
     }
 
     fn lost(&self, what: &str) -> LinkError {
-        let action = format!("running {what} in container {}", self.place.container.id);
-        RuntimeError::Lost { action }.into()
+        let action = format!("running {what} in container {}", self.target.container.id);
+        EngineError::Lost { action }.into()
     }
 
     async fn greeting(

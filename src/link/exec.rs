@@ -7,29 +7,29 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    EXEC, Link, LinkError, Place, Told,
+    EXEC, Link, LinkError, Reply, Target,
     command::{Commands, lossy},
 };
 use crate::{
-    event::Doubts,
+    inbox::Inbox,
     question::{Answer, Question},
     systemd::systemctl,
-    unit::{SystemdLook, UnitQuestion},
+    unit::{SystemdState, UnitQuestion},
 };
 
 /// The way into one container by an exec for each question.
 pub(crate) struct ExecLink(Commands);
 
 impl ExecLink {
-    pub(super) fn new(place: Place) -> Self {
-        Self(Commands::each(place))
+    pub(super) fn new(target: Target) -> Self {
+        Self(Commands::each(target))
     }
 
     async fn systemctl(
         &self,
         question: &UnitQuestion,
         by: Instant,
-    ) -> Result<SystemdLook, LinkError> {
+    ) -> Result<SystemdState, LinkError> {
         let journal = if question.journal { "yes" } else { "no" };
         let mut argv = vec!["sh", "-c", systemctl::SCRIPT, "sh", journal];
         argv.extend(&question.units);
@@ -45,13 +45,13 @@ impl Link for ExecLink {
     async fn systemd(
         &self,
         question: &UnitQuestion,
-        _listener: Option<&Arc<Doubts>>,
+        _listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Told<SystemdLook> {
-        Told::by(EXEC, self.systemctl(question, by).await)
+    ) -> Reply<SystemdState> {
+        Reply::by(EXEC, self.systemctl(question, by).await)
     }
 
-    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
-        Told::by(EXEC, self.0.ask(question, by).await)
+    async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
+        Reply::by(EXEC, self.0.ask(question, by).await)
     }
 }

@@ -11,13 +11,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{environment::Environment, runtime::ContainerId};
+use crate::{container::ContainerId, environment::Environment};
 
 /// How many execs may be at work at once. Each keeps the engine and a core busy for tens of
 /// milliseconds, so that more would only queue elsewhere.
 const BUDGET: usize = 8;
 
-/// An exec that runs for longer than this waits for something and costs nothing: it gives its place
+/// An exec that runs for longer than this waits for something and costs nothing: it gives its target
 /// in the budget back, so that hung nodes do not use it up.
 const AT_WORK: Duration = Duration::from_secs(1);
 
@@ -55,7 +55,7 @@ impl ExecGate {
     }
 
     /// Waits for its turn, first in the node and then in the budget, so that a node's queue never
-    /// holds a place that another node could use.
+    /// holds a target that another node could use.
     pub(crate) async fn pass(&self, id: &ContainerId, by: Instant) -> Result<Pass, Refused> {
         let node = self.node(id);
         let node = tokio::select! {
@@ -63,7 +63,7 @@ impl ExecGate {
             () = self.environment.sleep_until(by) => return Err(Refused::Node),
         };
         let permit = tokio::select! {
-            // The semaphore is never closed; were it, running without a place would be the lesser evil.
+            // The semaphore is never closed; were it, running without a target would be the lesser evil.
             permit = Arc::clone(&self.budget).acquire_owned() => permit.ok(),
             () = self.environment.sleep_until(by) => return Err(Refused::Budget),
         };
@@ -74,7 +74,7 @@ impl ExecGate {
         })
     }
 
-    /// Drives the exec, and gives the place in the budget back once it is clear that it only waits.
+    /// Drives the exec, and gives the target in the budget back once it is clear that it only waits.
     pub(crate) async fn drive<T>(&self, pass: &mut Pass, exec: impl Future<Output = T>) -> T {
         tokio::pin!(exec);
         let first = tokio::select! {

@@ -11,7 +11,7 @@ use super::command::{Commands, lossy};
 use crate::{
     systemd::systemctl,
     text::Detail,
-    unit::{SystemdLook, UnitQuestion},
+    unit::{SystemdState, UnitQuestion},
 };
 
 /// How often the journal of one failure is read. Right after it, words may still be on their way to
@@ -36,7 +36,7 @@ impl Journals {
         &self,
         commands: &Commands,
         question: &UnitQuestion,
-        look: &mut SystemdLook,
+        look: &mut SystemdState,
         by: Instant,
     ) {
         if !question.journal {

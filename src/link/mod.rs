@@ -24,27 +24,27 @@ mod gate;
 mod host;
 mod journal;
 mod node;
-mod place;
 mod pool;
 mod script;
 mod shell;
+mod target;
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-pub(crate) use node::Handy;
+pub(crate) use node::Support;
 pub(crate) use pool::{Lease, Links};
 
 use crate::{
-    event::Doubts,
+    engine::{EngineError, within},
+    inbox::Inbox,
     question::{Answer, Question},
-    runtime::{RuntimeError, within},
     systemd::dbus::DbusError,
-    unit::{SystemdLook, UnitQuestion},
+    unit::{SystemdState, UnitQuestion},
 };
-use place::Place;
+use target::Target;
 
 /// Which ways into a node may be taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,34 +99,34 @@ pub(crate) const EXEC: &str = "exec";
 
 /// Makes links that a test has thought out.
 #[cfg(test)]
-pub(crate) type Maker = Arc<dyn Fn(&crate::runtime::Container) -> Arc<dyn Link> + Send + Sync>;
+pub(crate) type Maker = Arc<dyn Fn(&crate::container::Container) -> Arc<dyn Link> + Send + Sync>;
 
 /// The way into one running node.
 #[async_trait]
 pub(crate) trait Link: Send + Sync {
     /// What systemd says. Where changes can be heard of, the listener is told of each that comes after
-    /// this look: [`SystemdLook::told`] says whether it will be.
+    /// this look: [`SystemdState::subscribed`] says whether it will be.
     async fn systemd(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Told<SystemdLook>;
+    ) -> Reply<SystemdState>;
 
     /// What a port or a command says.
-    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer>;
+    async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer>;
 }
 
 /// An answer or an error, and how the node was reached for it.
 #[derive(Debug, Clone)]
-pub(crate) struct Told<T> {
+pub(crate) struct Reply<T> {
     pub(crate) via: &'static str,
-    pub(crate) said: Result<T, LinkError>,
+    pub(crate) result: Result<T, LinkError>,
 }
 
-impl<T> Told<T> {
-    fn by(via: &'static str, said: Result<T, LinkError>) -> Self {
-        Self { via, said }
+impl<T> Reply<T> {
+    fn by(via: &'static str, result: Result<T, LinkError>) -> Self {
+        Self { via, result }
     }
 }
 
@@ -135,7 +135,7 @@ impl<T> Told<T> {
 pub(crate) enum LinkError {
     /// The engine could not be asked: nothing is known of the node.
     #[error(transparent)]
-    Runtime(#[from] RuntimeError),
+    Engine(#[from] EngineError),
     /// Our own limits kept us from asking: nothing is known of the node.
     #[error("{what} could not be asked: {why}")]
     Busy {

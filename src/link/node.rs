@@ -18,11 +18,11 @@ use tokio::time::Instant;
 
 #[cfg(target_os = "linux")]
 use super::host::{HostLink, Threads};
-use super::{Link, LinkChoice, LinkError, Place, Told, bridge::BridgeLink, exec::ExecLink};
+use super::{Link, LinkChoice, LinkError, Reply, Target, bridge::BridgeLink, exec::ExecLink};
 use crate::{
-    event::Doubts,
+    inbox::Inbox,
     question::{Answer, Question},
-    unit::{SystemdLook, UnitQuestion},
+    unit::{SystemdState, UnitQuestion},
 };
 
 /// When a way that broke twice is tried again, though the next best works.
@@ -30,12 +30,12 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 /// The way into one run of one container.
 pub(crate) struct NodeLink {
-    place: Place,
+    target: Target,
     choice: LinkChoice,
     #[cfg(target_os = "linux")]
     threads: Arc<Threads>,
     current: Mutex<Current>,
-    handy: Mutex<HashMap<&'static str, Handy>>,
+    support: Mutex<HashMap<&'static str, Support>>,
     #[cfg(test)]
     pub(super) maker: Option<super::Maker>,
 }
@@ -59,7 +59,7 @@ enum Way {
 
 /// What is known of a question that not every node understands, and that another can stand in for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Handy {
+pub(crate) enum Support {
     /// It was not asked yet.
     #[default]
     Unknown,
@@ -77,17 +77,17 @@ pub(crate) enum Handy {
 
 impl NodeLink {
     pub(super) fn new(
-        place: Place,
+        target: Target,
         choice: LinkChoice,
         #[cfg(target_os = "linux")] threads: Arc<Threads>,
     ) -> Self {
         Self {
-            place,
+            target,
             choice,
             #[cfg(target_os = "linux")]
             threads,
             current: Mutex::default(),
-            handy: Mutex::default(),
+            support: Mutex::default(),
             #[cfg(test)]
             maker: None,
         }
@@ -97,29 +97,29 @@ impl NodeLink {
     pub(crate) async fn systemd(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Told<SystemdLook> {
-        self.told(move |link| async move { link.systemd(question, listener, by).await })
+    ) -> Reply<SystemdState> {
+        self.asked(move |link| async move { link.systemd(question, listener, by).await })
             .await
     }
 
     /// What a port or a command says.
-    pub(crate) async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
-        self.told(move |link| async move { link.ask(question, by).await })
+    pub(crate) async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
+        self.asked(move |link| async move { link.ask(question, by).await })
             .await
     }
 
     /// What is known of a question.
-    pub(crate) fn handy(&self, question: &'static str) -> Handy {
-        let handy = self.handy.lock().unwrap_or_else(PoisonError::into_inner);
-        handy.get(question).cloned().unwrap_or_default()
+    pub(crate) fn support(&self, question: &'static str) -> Support {
+        let support = self.support.lock().unwrap_or_else(PoisonError::into_inner);
+        support.get(question).cloned().unwrap_or_default()
     }
 
     /// Keeps that for as long as the link is kept.
-    pub(crate) fn remember(&self, question: &'static str, handy: Handy) {
-        let mut known = self.handy.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(question, handy);
+    pub(crate) fn remember(&self, question: &'static str, support: Support) {
+        let mut known = self.support.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(question, support);
     }
 
     /// Lets the next who asks make the way anew.
@@ -127,15 +127,15 @@ impl NodeLink {
         *self.lock() = Current::default();
     }
 
-    async fn told<T, F>(&self, ask: impl Fn(Arc<dyn Link>) -> F) -> Told<T>
+    async fn asked<T, F>(&self, ask: impl Fn(Arc<dyn Link>) -> F) -> Reply<T>
     where
-        F: Future<Output = Told<T>>,
+        F: Future<Output = Reply<T>>,
     {
         let mut remade = false;
         loop {
             let (way, link) = self.current();
-            let mut told = ask(Arc::clone(&link)).await;
-            match &mut told.said {
+            let mut reply = ask(Arc::clone(&link)).await;
+            match &mut reply.result {
                 Err(LinkError::Broken(_)) if !remade => {
                     self.replace(&link, way, None);
                     remade = true;
@@ -144,13 +144,13 @@ impl NodeLink {
                     if way + 1 < self.ways().len() =>
                 {
                     let broke = matches!(error, LinkError::Broken(_));
-                    let again = broke.then(|| self.place.environment.now() + AGAIN);
+                    let again = broke.then(|| self.target.environment.now() + AGAIN);
                     self.replace(&link, way + 1, again);
                     remade = false;
                 }
                 Err(LinkError::NoBus(_)) if self.choice == LinkChoice::Auto => {
-                    if self.place.is_young() {
-                        return told;
+                    if self.target.is_young() {
+                        return reply;
                     }
                     return ask(self.make(Way::Exec)).await;
                 }
@@ -164,9 +164,9 @@ impl NodeLink {
                         *why =
                             format!("{why} (readyd may take no other way: its link is {choice})");
                     }
-                    return told;
+                    return reply;
                 }
-                _ => return told,
+                _ => return reply,
             }
         }
     }
@@ -192,7 +192,7 @@ impl NodeLink {
         let mut current = self.lock();
         if current
             .again
-            .is_some_and(|again| self.place.environment.now() >= again)
+            .is_some_and(|again| self.target.environment.now() >= again)
         {
             *current = Current::default();
         }
@@ -206,18 +206,18 @@ impl NodeLink {
     fn make(&self, way: Way) -> Arc<dyn Link> {
         #[cfg(test)]
         if let Some(maker) = &self.maker {
-            return maker(&self.place.container);
+            return maker(&self.target.container);
         }
-        let place = self.place.clone();
+        let target = self.target.clone();
         match way {
             #[cfg(target_os = "linux")]
-            Way::Host => Arc::new(HostLink::new(place, Arc::clone(&self.threads))),
-            Way::Bridge => Arc::new(BridgeLink::new(place)),
-            Way::Exec => Arc::new(ExecLink::new(place)),
+            Way::Host => Arc::new(HostLink::new(target, Arc::clone(&self.threads))),
+            Way::Bridge => Arc::new(BridgeLink::new(target)),
+            Way::Exec => Arc::new(ExecLink::new(target)),
         }
     }
 
-    /// Puts a new link in the place of this one, unless somebody else has.
+    /// Puts a new link in the target of this one, unless somebody else has.
     fn replace(&self, link: &Arc<dyn Link>, way: usize, again: Option<Instant>) {
         let mut current = self.lock();
         if current

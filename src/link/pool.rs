@@ -11,10 +11,12 @@ use tokio::time::Instant;
 
 #[cfg(target_os = "linux")]
 use super::host::Threads;
-use super::{LinkChoice, Place, gate::ExecGate, node::NodeLink};
+use super::{LinkChoice, Target, gate::ExecGate, node::NodeLink};
 use crate::{
+    container::{Container, ContainerId},
+    engine::ContainerEngine,
     environment::{Environment, Task},
-    runtime::{Container, ContainerId, Runtime},
+    systemd::signals::SignalCounter,
 };
 
 /// How many links may be idle at once. Each has three open files, or two processes in its node.
@@ -25,12 +27,13 @@ const IDLE: usize = 256;
 pub(crate) struct Links(Arc<Pool>);
 
 struct Pool {
-    runtime: Arc<dyn Runtime>,
+    engine: Arc<dyn ContainerEngine>,
     gate: Arc<ExecGate>,
     environment: Environment,
     choice: LinkChoice,
     /// For how long an idle link is kept.
     keep: Duration,
+    signals: SignalCounter,
     #[cfg(target_os = "linux")]
     threads: Arc<Threads>,
     kept: Mutex<Kept>,
@@ -61,17 +64,18 @@ pub(crate) struct Lease {
 
 impl Links {
     pub(crate) fn new(
-        runtime: Arc<dyn Runtime>,
+        engine: Arc<dyn ContainerEngine>,
         environment: Environment,
         choice: LinkChoice,
         keep: Duration,
     ) -> Self {
         Self(Arc::new(Pool {
-            runtime,
+            engine,
             gate: Arc::new(ExecGate::new(environment.clone())),
             environment,
             choice,
             keep,
+            signals: SignalCounter::default(),
             #[cfg(target_os = "linux")]
             threads: Arc::default(),
             kept: Mutex::default(),
@@ -114,16 +118,17 @@ impl Pool {
     }
 
     fn entry(&self, container: &Container) -> Entry {
-        let place = Place {
-            runtime: Arc::clone(&self.runtime),
+        let target = Target {
+            engine: Arc::clone(&self.engine),
             gate: Arc::clone(&self.gate),
             environment: self.environment.clone(),
             container: container.clone(),
+            signals: self.signals.clone(),
             up: Arc::default(),
         };
         #[allow(unused_mut, reason = "a test has links of its own")]
         let mut link = NodeLink::new(
-            place,
+            target,
             self.choice,
             #[cfg(target_os = "linux")]
             Arc::clone(&self.threads),
@@ -209,7 +214,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::place::tests::{Silent, container};
+    use crate::link::target::tests::{Silent, container};
 
     const KEEP: Duration = Duration::from_secs(10);
 

@@ -18,14 +18,14 @@ use tokio::{
 };
 
 use super::{
-    Place,
+    Target,
     script::{OUTPUT_CAP, SHELL, START, TIMED_OUT},
 };
-use crate::runtime::{Exec, ExecChunk, ExecOutput, ExecStreams, RuntimeError};
+use crate::engine::{EngineError, Exec, ExecChunk, ExecOutput, ExecStreams};
 
 /// The shell of one node; started with the first command.
 pub(super) struct Shell {
-    place: Place,
+    target: Target,
     /// None while a command runs: one that is given up takes its shell along.
     streams: Mutex<Option<ExecStreams>>,
 }
@@ -39,9 +39,9 @@ pub(super) struct ShellCommand<'a> {
 }
 
 impl Shell {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(target: Target) -> Self {
         Self {
-            place,
+            target,
             streams: Mutex::default(),
         }
     }
@@ -52,13 +52,13 @@ impl Shell {
         seconds: &str,
         argv: &[&str],
         by: Instant,
-    ) -> Result<ShellCommand<'_>, RuntimeError> {
+    ) -> Result<ShellCommand<'_>, EngineError> {
         let mut slot = self.streams.lock().await;
         let mut streams = match slot.take().and_then(alive) {
             Some(streams) => streams,
             None => self.open(by).await?,
         };
-        let nonce = self.place.environment.nonce();
+        let nonce = self.target.environment.nonce();
         let request = request(&nonce, seconds, argv);
         let sent = async {
             streams.input.write_all(request.as_bytes()).await?;
@@ -66,7 +66,7 @@ impl Shell {
         };
         tokio::select! {
             sent = sent => sent.map_err(|_| self.lost())?,
-            () = self.place.environment.sleep_until(by) => return Err(self.lost()),
+            () = self.target.environment.sleep_until(by) => return Err(self.lost()),
         }
         Ok(ShellCommand {
             shell: self,
@@ -76,31 +76,34 @@ impl Shell {
         })
     }
 
-    async fn open(&self, by: Instant) -> Result<ExecStreams, RuntimeError> {
+    async fn open(&self, by: Instant) -> Result<ExecStreams, EngineError> {
         let exec = Exec {
             argv: ["sh", "-c", START, "sh", SHELL].map(str::to_owned).to_vec(),
             cap: OUTPUT_CAP,
         };
-        let Place {
-            runtime, container, ..
-        } = &self.place;
-        Ok(runtime.exec(&container.id, exec, by).await?.streams())
+        let Target {
+            engine, container, ..
+        } = &self.target;
+        Ok(engine.exec(&container.id, exec, by).await?.streams())
     }
 
     fn action(&self) -> String {
-        format!("running a command in container {}", self.place.container.id)
+        format!(
+            "running a command in container {}",
+            self.target.container.id
+        )
     }
 
-    fn lost(&self) -> RuntimeError {
-        RuntimeError::Lost {
+    fn lost(&self) -> EngineError {
+        EngineError::Lost {
             action: self.action(),
         }
     }
 }
 
 impl ShellCommand<'_> {
-    /// Waits for the command's end, as [`crate::runtime::RunningExec::output`] does.
-    pub(super) async fn output(mut self, by: Instant) -> Result<ExecOutput, RuntimeError> {
+    /// Waits for the command's end, as [`crate::engine::RunningExec::output`] does.
+    pub(super) async fn output(mut self, by: Instant) -> Result<ExecOutput, EngineError> {
         let mut output = ExecOutput::default();
         let code = tokio::select! {
             read = read(&mut self.streams, &self.nonce, &mut output) => match read {
@@ -109,12 +112,12 @@ impl ShellCommand<'_> {
                 Err(End::Runtime(error)) => return Err(error),
                 Err(End::TooMuch) => {
                     let action = self.shell.action();
-                    return Err(RuntimeError::TooMuch { action, cap: OUTPUT_CAP });
+                    return Err(EngineError::TooMuch { action, cap: OUTPUT_CAP });
                 }
             },
-            () = self.shell.place.environment.sleep_until(by) => {
+            () = self.shell.target.environment.sleep_until(by) => {
                 let action = self.shell.action();
-                return Err(RuntimeError::StillRunning { action });
+                return Err(EngineError::StillRunning { action });
             }
         };
         output.code = code;
@@ -131,7 +134,7 @@ impl ShellCommand<'_> {
 enum End {
     Lost,
     TooMuch,
-    Runtime(RuntimeError),
+    Runtime(EngineError),
 }
 
 /// Reads up to the marks, and takes them off; gives the exit code.

@@ -1,28 +1,37 @@
 //! `container`: it is running.
 
-use super::Outcome;
+use super::{Finding, Outcome, Proof};
 use crate::{
+    container::{Container, Network, State},
     node::NodeName,
-    runtime::{Container, Network, State},
-    text::Reason,
+    text::{Detail, Reason},
 };
 
 /// The container's state decides, not its restart policy: `docker kill` leaves a container with
-/// `--restart=always` exited for good.
-pub(crate) fn judge(node: &NodeName, container: &Container) -> Outcome {
+/// `--restart=always` exited for good. But what a policy may start again takes a second look.
+pub(crate) fn judge(node: &NodeName, container: &Container) -> Finding {
     let is = |state: &str| format!("container {node} is {state}");
     match &container.state {
-        State::Running => Outcome::passed(),
-        State::Created => Outcome::failed(is("created, but not started")),
-        State::Paused => Outcome::failed(is("paused")),
-        State::Restarting => Outcome::failed(is("restarting")),
-        State::Removing => Outcome::failed(is("being removed")),
+        State::Running => Finding::passed(),
+        State::Created => Finding::failed(is("created, but not started")),
+        State::Paused => Finding::failed(is("paused")),
+        State::Restarting => Finding::failed(is("restarting")),
+        State::Removing => Finding::failed(is("being removed")),
         State::Exited { code, oom } => {
             let oom = if *oom { " (OOM killed)" } else { "" };
-            Outcome::terminal(is(&format!("exited (exit code {code}){oom}")))
+            let exited = Reason::new(is(&format!("exited (exit code {code}){oom}")));
+            if container.restarts {
+                Finding::Dead {
+                    proof: Proof::Run(container.run()),
+                    reason: exited,
+                    detail: Detail::default(),
+                }
+            } else {
+                Finding::Clear(Outcome::Terminal(exited))
+            }
         }
-        State::Dead => Outcome::terminal(is("dead")),
-        State::Other(state) => Outcome::failed(is(&format!("in the unknown state {state:?}"))),
+        State::Dead => Finding::Clear(Outcome::terminal(is("dead"))),
+        State::Other(state) => Finding::failed(is(&format!("in the unknown state {state:?}"))),
     }
 }
 
@@ -67,49 +76,74 @@ pub(crate) fn shared_port(node: &NodeName, container: &Container, port: u16) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::ContainerId;
+    use crate::container::ContainerId;
 
-    fn judged(state: State) -> Outcome {
-        let container = Container {
+    fn container(state: State, restarts: bool) -> Container {
+        Container {
             id: ContainerId("0".repeat(64)),
             name: "n".to_owned(),
             labels: [].into(),
             state,
-            restarts: true,
+            restarts,
             started_at: None,
             pid: None,
             network: Network::Own,
-        };
-        judge(&"n".parse().unwrap(), &container)
+        }
+    }
+
+    fn judged(state: State) -> Finding {
+        judge(&"n".parse().unwrap(), &container(state, false))
+    }
+
+    fn exited(code: i64, oom: bool) -> State {
+        State::Exited { code, oom }
     }
 
     #[test]
     fn only_a_running_container_passes_and_only_an_ended_one_is_terminal() {
-        let terminal = |reason: &str| Outcome::terminal(reason);
-        let failed = |reason: &str| Outcome::failed(reason);
-        let exited = |code, oom| State::Exited { code, oom };
-        assert_eq!(judged(State::Running), Outcome::passed());
+        let terminal = |reason: &str| Finding::Clear(Outcome::terminal(reason));
+        let failed = |reason: &str| Finding::failed(reason);
+        for (state, finding) in [
+            (State::Running, Finding::passed()),
+            (
+                exited(137, true),
+                terminal("container n is exited (exit code 137) (OOM killed)"),
+            ),
+            (
+                exited(0, false),
+                terminal("container n is exited (exit code 0)"),
+            ),
+            (State::Dead, terminal("container n is dead")),
+            (State::Paused, failed("container n is paused")),
+            (
+                State::Created,
+                failed("container n is created, but not started"),
+            ),
+            (State::Restarting, failed("container n is restarting")),
+            (State::Removing, failed("container n is being removed")),
+            (
+                State::Other("stopped".into()),
+                failed("container n is in the unknown state \"stopped\""),
+            ),
+        ] {
+            assert_eq!(judged(state), finding);
+        }
+    }
+
+    #[test]
+    fn what_a_policy_may_start_again_takes_a_second_look() {
+        let exited = container(exited(1, false), true);
+        let node = "n".parse().unwrap();
+        let Finding::Dead { proof, reason, .. } = judge(&node, &exited) else {
+            panic!("it was judged at once");
+        };
+        assert_eq!(reason.as_str(), "container n is exited (exit code 1)");
+        assert_eq!(proof, Proof::Run(exited.run()));
+        let dead = container(State::Dead, true);
         assert_eq!(
-            judged(exited(137, true)),
-            terminal("container n is exited (exit code 137) (OOM killed)")
-        );
-        assert_eq!(
-            judged(exited(0, false)),
-            terminal("container n is exited (exit code 0)")
-        );
-        assert_eq!(judged(State::Dead), terminal("container n is dead"));
-        assert_eq!(judged(State::Paused), failed("container n is paused"));
-        assert_eq!(
-            judged(State::Created),
-            failed("container n is created, but not started")
-        );
-        assert_eq!(
-            judged(State::Restarting),
-            failed("container n is restarting")
-        );
-        assert_eq!(
-            judged(State::Other("stopped".into())),
-            failed("container n is in the unknown state \"stopped\"")
+            judge(&node, &dead),
+            judged(State::Dead),
+            "no policy starts that"
         );
     }
 }

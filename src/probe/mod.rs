@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A node's probes run in this order and stop at the first that does not pass. A new probe is a row
-//! of `TABLE`, and a file here if it means something new.
+//! of the table in `table.rs`, and a file here if it means something new.
 
 pub(crate) mod container;
 mod outcome;
@@ -19,123 +19,20 @@ mod slurmctld;
 mod slurmrestd;
 mod sshd;
 mod systemd;
-mod unit;
+mod table;
+mod unit_active;
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-pub use outcome::{CouldNotLook, Outcome};
-pub(crate) use outcome::{Finding, Proof};
+pub(crate) use outcome::{Finding, Proof, UnitProof};
+pub use outcome::{Outcome, ProbeError};
 
 pub(crate) use systemd::judge as judge_systemd;
-pub(crate) use unit::{find as find_unit, judge as judge_unit};
+pub(crate) use table::{Ask, Method, Row, Shortcut, Understood};
+pub(crate) use unit_active::{find as find_unit, judge as judge_unit};
 
-use crate::{
-    node::{NodeName, Role},
-    question::{Answer, Question},
-};
-
-/// A probe that readyd brings along.
-#[derive(Debug)]
-pub struct Builtin {
-    name: &'static str,
-    pub(crate) means: Means,
-}
-
-/// How a built-in probe comes to its finding.
-#[derive(Debug)]
-pub(crate) enum Means {
-    /// The container's state.
-    Container,
-    /// The state of the node's systemd.
-    Systemd,
-    /// A unit is active. The names are tried in order, the first that exists counts.
-    Unit(&'static [&'static str]),
-    /// The unit is active, and a question is answered well.
-    UnitAnswers(&'static [&'static str], Ask),
-    /// A question is answered well; a snapshot looks at the unit instead.
-    Answers(&'static [&'static str], Ask),
-}
-
-/// A question, and what its answers mean.
-#[derive(Debug)]
-pub(crate) struct Ask {
-    pub(crate) question: Question,
-    pub(crate) judge: fn(&Answer) -> Finding,
-    /// Whether an answer counts on a node that has no such unit.
-    pub(crate) alone: bool,
-    /// A cheaper question that stands in for it, on nodes that understand it.
-    pub(crate) first: Option<First>,
-}
-
-/// A question that not every node understands.
-#[derive(Debug)]
-pub(crate) struct First {
-    pub(crate) name: &'static str,
-    pub(crate) question: Question,
-    pub(crate) judge: fn(&Answer) -> Understood,
-}
-
-/// What an answer says of a question that not every node understands.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Understood {
-    /// It is understood, and this is the finding.
-    Yes(Finding),
-    /// There was no answer: it may be understood, and be too early or too busy.
-    Perhaps,
-    /// It is not.
-    No,
-}
-
-/// All built-in probes, in the order in which they run.
-pub(crate) static TABLE: [Builtin; 10] = [
-    Builtin {
-        name: "container",
-        means: Means::Container,
-    },
-    Builtin {
-        name: "systemd",
-        means: Means::Systemd,
-    },
-    // Debian calls the unit ssh.service; sshd.service is its alias there, if it is enabled.
-    Builtin {
-        name: "sshd",
-        means: Means::Answers(&["sshd.service", "ssh.service"], sshd::ASK),
-    },
-    Builtin {
-        name: "munge",
-        means: Means::Unit(&["munge.service"]),
-    },
-    Builtin {
-        name: "slurmctld",
-        means: Means::UnitAnswers(&["slurmctld.service"], slurmctld::ASK),
-    },
-    Builtin {
-        name: "slurmd",
-        means: Means::Unit(&["slurmd.service"]),
-    },
-    Builtin {
-        name: "slurmdbd",
-        means: Means::Unit(&["slurmdbd.service"]),
-    },
-    Builtin {
-        name: "sackd",
-        means: Means::Unit(&["sackd.service"]),
-    },
-    Builtin {
-        name: "slurmrestd",
-        means: Means::UnitAnswers(&["slurmrestd.service"], slurmrestd::ASK),
-    },
-    Builtin {
-        name: "registered",
-        means: Means::Answers(&[], registered::ASK),
-    },
-];
-
-const BASE: usize = 4;
-
-fn builtin(name: &str) -> Option<&'static Builtin> {
-    TABLE.iter().find(|row| row.name == name)
-}
+use crate::node::{NodeName, Role};
+use table::TABLE;
 
 /// A named check of one condition of a node: built in, or the library user's own.
 #[derive(Clone)]
@@ -143,20 +40,30 @@ pub struct Probe(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Builtin(&'static Builtin),
+    Builtin(&'static Row),
     Custom(Arc<Custom>),
+}
+
+/// How a probe comes to its finding.
+#[derive(Clone, Copy)]
+pub(crate) enum ProbeKind<'a> {
+    /// As its row of the table says.
+    Builtin(&'static Method),
+    /// By a check of the library user's own.
+    Custom(&'a Custom),
 }
 
 /// Tells one probe from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ProbeKey {
     Builtin(&'static str),
-    /// A check of one's own by its place in memory: two of one name need not be the same.
+    /// A check of the library user's own, by its address in memory: two of one name need not be the
+    /// same.
     Custom(usize),
 }
 
 /// The future of a custom check.
-type CheckFuture = Pin<Box<dyn Future<Output = Result<Outcome, CouldNotLook>> + Send>>;
+type CheckFuture = Pin<Box<dyn Future<Output = Result<Outcome, ProbeError>> + Send>>;
 
 pub(crate) struct Custom {
     name: String,
@@ -173,31 +80,31 @@ impl Probe {
     /// The built-in probe of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        builtin(name).map(|row| Self(Kind::Builtin(row)))
+        let row = TABLE.into_iter().find(|row| row.name == name)?;
+        Some(Self(Kind::Builtin(row)))
     }
 
     /// The names of all built-in probes, in the order in which they run.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        TABLE.iter().map(|row| row.name)
+        TABLE.into_iter().map(|row| row.name)
     }
 
     /// The probes of a node, in the order in which they run; of a node without a role, those that
     /// all roles share.
     #[must_use]
     pub fn of_role(role: Option<Role>) -> Vec<Self> {
-        let daemon = role.and_then(Service::of_role).map(Service::as_str);
-        let rows = TABLE[..BASE].iter().chain(daemon.and_then(builtin));
+        let rows = TABLE.into_iter().filter(|row| row.runs.on(role));
         rows.map(|row| Self(Kind::Builtin(row))).collect()
     }
 
     /// A probe of your own: a name, and a check that is given the node's name.
     ///
-    /// It runs after the built-in ones, in the order given, once they have passed. The check's time
-    /// is its own to limit; it is dropped when the wait ends.
+    /// It runs after the built-in ones, in the order given, once they have passed. The check limits
+    /// its own time; it is dropped when the wait ends.
     pub fn custom<F, C>(name: impl Into<String>, check: F) -> Self
     where
         F: Fn(NodeName) -> C + Send + Sync + 'static,
-        C: Future<Output = Result<Outcome, CouldNotLook>> + Send + 'static,
+        C: Future<Output = Result<Outcome, ProbeError>> + Send + 'static,
     {
         Self(Kind::Custom(Arc::new(Custom {
             name: name.into(),
@@ -221,31 +128,54 @@ impl Probe {
         }
     }
 
-    pub(crate) fn means(&self) -> Result<&'static Means, &Custom> {
+    pub(crate) fn kind(&self) -> ProbeKind<'_> {
         match &self.0 {
-            Kind::Builtin(row) => Ok(&row.means),
-            Kind::Custom(custom) => Err(custom),
+            Kind::Builtin(row) => ProbeKind::Builtin(&row.method),
+            Kind::Custom(custom) => ProbeKind::Custom(custom),
         }
     }
 
     pub(crate) fn is_container(&self) -> bool {
-        matches!(self.means(), Ok(Means::Container))
+        matches!(self.kind(), ProbeKind::Builtin(Method::Container))
     }
 
-    /// What is asked, in the words of a reason, while there is no answer yet.
-    pub(crate) fn asks(&self) -> String {
-        match self.means() {
-            Ok(Means::Container) => "the engine".to_owned(),
-            Ok(Means::Systemd | Means::Unit(_)) => "systemd".to_owned(),
-            Ok(Means::UnitAnswers(_, ask) | Means::Answers(_, ask)) => ask.question.to_string(),
-            Err(custom) => format!("the check {}", custom.name),
+    /// The names of the unit that the probe goes by, as far as it goes by one: the first name that
+    /// exists in the node counts.
+    pub(crate) fn unit_names(&self) -> &'static [&'static str] {
+        match self.kind() {
+            ProbeKind::Builtin(method) => method.unit_names(),
+            ProbeKind::Custom(_) => &[],
         }
     }
 
-    /// Puts probes into the order in which they run: the table's, then one's own as they came.
+    /// Whether the probe needs a reply of systemd's.
+    pub(crate) fn needs_systemd(&self) -> bool {
+        let is_systemd = matches!(self.kind(), ProbeKind::Builtin(Method::Systemd));
+        is_systemd || !self.unit_names().is_empty()
+    }
+
+    /// Whether its answer stands for as long as the unit behind it is unchanged, as a banner does.
+    pub(crate) fn stands_with_its_unit(&self) -> bool {
+        let answer = matches!(self.kind(), ProbeKind::Builtin(Method::Answer(..)));
+        answer && !self.unit_names().is_empty()
+    }
+
+    /// What is asked, in the words of a reason, while there is no reply yet.
+    pub(crate) fn asks(&self) -> String {
+        match self.kind() {
+            ProbeKind::Builtin(Method::Container) => "the engine".to_owned(),
+            ProbeKind::Builtin(Method::Systemd | Method::Unit(_)) => "systemd".to_owned(),
+            ProbeKind::Builtin(Method::UnitAndAnswer(_, ask) | Method::Answer(_, ask)) => {
+                ask.question.to_string()
+            }
+            ProbeKind::Custom(custom) => format!("the check {}", custom.name),
+        }
+    }
+
+    /// Puts probes into the order in which they run: the table's, then custom ones as they came.
     pub(crate) fn sort(probes: &mut [Self]) {
         let place = |probe: &Self| {
-            let row = |row: &Builtin| row.name == probe.name();
+            let row = |row: &&Row| row.name == probe.name();
             TABLE.iter().position(row).unwrap_or(TABLE.len())
         };
         probes.sort_by_key(place);
@@ -259,61 +189,89 @@ impl fmt::Debug for Probe {
 }
 
 /// A probe that is a daemon of the node, as a snapshot lists it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Service {
-    /// OpenSSH's daemon.
-    Sshd,
-    /// MUNGE's authentication daemon.
-    Munge,
-    /// Slurm's controller daemon.
-    Slurmctld,
-    /// Slurm's node daemon.
-    Slurmd,
-    /// Slurm's database daemon.
-    Slurmdbd,
-    /// Slurm's REST API daemon.
-    Slurmrestd,
-}
+///
+/// Services are ordered as their probes run.
+#[derive(Clone, Copy)]
+pub struct Service(&'static Row);
 
 impl Service {
+    /// OpenSSH's daemon.
+    pub const SSHD: Self = Self(&table::SSHD);
+    /// MUNGE's authentication daemon.
+    pub const MUNGE: Self = Self(&table::MUNGE);
+    /// Slurm's controller daemon.
+    pub const SLURMCTLD: Self = Self(&table::SLURMCTLD);
+    /// Slurm's node daemon.
+    pub const SLURMD: Self = Self(&table::SLURMD);
+    /// Slurm's database daemon.
+    pub const SLURMDBD: Self = Self(&table::SLURMDBD);
+    /// Slurm's REST API daemon.
+    pub const SLURMRESTD: Self = Self(&table::SLURMRESTD);
+
     /// The service's name, which is its probe's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sshd => "sshd",
-            Self::Munge => "munge",
-            Self::Slurmctld => "slurmctld",
-            Self::Slurmd => "slurmd",
-            Self::Slurmdbd => "slurmdbd",
-            Self::Slurmrestd => "slurmrestd",
-        }
+        self.0.name
     }
 
     /// The service that a role adds to those of every node; a submitter adds none.
     #[must_use]
     pub fn of_role(role: Role) -> Option<Self> {
-        match role {
-            Role::Controller => Some(Self::Slurmctld),
-            Role::Submitter => None,
-            Role::Worker => Some(Self::Slurmd),
-            Role::Db => Some(Self::Slurmdbd),
-            Role::Api => Some(Self::Slurmrestd),
-        }
+        let row = TABLE
+            .into_iter()
+            .find(|row| row.runs == table::Runs::OnRole(role))?;
+        Some(Self(row))
     }
 
     /// The services of a node: sshd and munge, and the one of its role.
     pub fn of_node(role: Option<Role>) -> impl Iterator<Item = Self> {
-        [Self::Sshd, Self::Munge]
+        let rows = TABLE
             .into_iter()
-            .chain(role.and_then(Self::of_role))
+            .filter(move |row| row.is_service && row.runs.on(role));
+        rows.map(Self)
     }
 
     /// The readiness probe of the service.
     #[must_use]
     pub fn probe(self) -> Probe {
-        // The table has a row for each service; a test holds them together.
-        let row = builtin(self.as_str()).unwrap_or(&TABLE[0]);
-        Probe(Kind::Builtin(row))
+        Probe(Kind::Builtin(self.0))
+    }
+
+    fn place(self) -> usize {
+        let same = |row: &&Row| row.name == self.0.name;
+        TABLE.iter().position(same).unwrap_or(TABLE.len())
+    }
+}
+
+impl PartialEq for Service {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Service {}
+
+impl PartialOrd for Service {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Service {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+impl std::hash::Hash for Service {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.name.hash(state);
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Service({})", self.as_str())
     }
 }
 

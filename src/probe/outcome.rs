@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::{
-    runtime::RuntimeError,
+    container::Run,
+    engine::EngineError,
     text::{Detail, Reason},
     unit::Unit,
 };
 
-/// What a probe found. Not having been able to look is no outcome: that is [`CouldNotLook`].
+/// What a probe found. Not having been able to look is no outcome: that is [`ProbeError`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// What the probe asks for holds; the reason tells what is worth knowing all the same.
@@ -52,25 +53,25 @@ impl Outcome {
     }
 }
 
-/// It could not be looked at, which says nothing about the node.
+/// Why a probe could not be run, which says nothing about the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct CouldNotLook(pub Reason);
+pub struct ProbeError(pub Reason);
 
-impl CouldNotLook {
+impl ProbeError {
     /// For this reason; see [`Reason::new`] for what becomes of the text.
     pub fn new(reason: impl AsRef<str>) -> Self {
         Self(Reason::new(reason))
     }
 }
 
-impl From<RuntimeError> for CouldNotLook {
-    fn from(error: RuntimeError) -> Self {
+impl From<EngineError> for ProbeError {
+    fn from(error: EngineError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-/// What one look says, before time has had its say: some findings need a second look.
+/// What one look says. Some findings need a second look before they are an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Finding {
     /// Nothing is left open.
@@ -78,34 +79,46 @@ pub(crate) enum Finding {
     /// The unit is active, which proves nothing yet.
     Unproven {
         /// What a second look has to find again.
-        proof: Proof,
+        proof: UnitProof,
         /// For how long the node itself says that it has been so.
         age: Option<Duration>,
         /// What the reason is until then.
         reason: Reason,
     },
-    /// The unit has failed: terminal if it still has at a second look.
+    /// It has failed, and is terminal if it still has at a second look.
     Dead {
         /// What a second look has to find again.
         proof: Proof,
         /// Why it is dead.
         reason: Reason,
-        /// The end of its journal.
+        /// More than a line: the end of a unit's journal.
         detail: Detail,
     },
 }
 
 /// What has to be equal in two looks for nothing to have happened in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Proof {
+pub(crate) enum Proof {
+    /// A unit in one state.
+    Unit(UnitProof),
+    /// A run of a container that has ended.
+    Run(Run),
+}
+
+/// What is equal in two looks at a unit if nothing has happened to it in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnitProof {
+    /// Its real name.
+    pub(crate) unit: String,
     pub(crate) invocation: String,
     pub(crate) main_pid: u32,
     pub(crate) changed: u64,
 }
 
-impl Proof {
+impl UnitProof {
     pub(crate) fn of(unit: &Unit) -> Self {
         Self {
+            unit: unit.id.clone(),
             invocation: unit.invocation.clone(),
             main_pid: unit.main_pid,
             changed: unit.changed,

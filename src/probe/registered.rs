@@ -4,22 +4,22 @@
 
 use super::{Ask, Finding, Outcome};
 use crate::{
-    question::{Answer, Question},
+    question::{Answer, CommandQuestion, Question},
     text::Reason,
 };
 
 pub(super) const ASK: Ask = Ask {
-    question: Question::Command {
+    question: Question::Command(CommandQuestion {
         argv: &[
             "sh",
             "-c",
             r#"read -r host </proc/sys/kernel/hostname; exec sinfo --noheader --Node --nodes="${host%%.*}" --format=%T"#,
         ],
         name: "sinfo",
-    },
+    }),
     judge,
     alone: true,
-    first: None,
+    shortcut: None,
 };
 
 /// Reads a node's extended state (sinfo(1), NODE STATE CODES): a word, and a sign behind it.

@@ -5,29 +5,31 @@
 
 use std::time::Duration;
 
-use super::{Ask, Finding, First, Understood};
-use crate::question::{Answer, GreetingEnd, Question};
+use super::{Ask, Finding, Shortcut, Understood};
+use crate::question::{Answer, CommandQuestion, Expects, GreetingEnd, PortQuestion, Question};
 
 pub(super) const ASK: Ask = Ask {
-    question: Question::Command {
+    question: Question::Command(CommandQuestion {
         argv: &[
             "sh",
             "-c",
             "read -r host </proc/sys/kernel/hostname; echo \"$host\"; exec scontrol ping",
         ],
         name: "scontrol ping",
-    },
+    }),
     judge,
     // It is the answer that counts, whoever started the daemon.
     alone: true,
-    first: Some(First {
+    shortcut: Some(Shortcut {
         name: "readyz",
-        question: Question::Greeting {
+        question: PortQuestion {
             port: PORT,
-            send: "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-            prefix: "HTTP/",
-            within: Duration::from_millis(500),
-            cap: 4 * 1024,
+            expects: Expects::Line {
+                send: "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                prefix: "HTTP/",
+                within: Duration::from_millis(500),
+                cap: 4 * 1024,
+            },
         },
         judge: judge_readyz,
     }),

@@ -1,16 +1,19 @@
 //! `slurmrestd`: its port accepts, beside its unit being active.
 
 use super::{Ask, Finding};
-use crate::question::{Answer, Question};
+use crate::question::{Answer, Expects, PortQuestion, Question};
 
 /// slurmrestd(8)'s default port.
 const PORT: u16 = 6820;
 
 pub(super) const ASK: Ask = Ask {
-    question: Question::Accepts { port: PORT },
+    question: Question::Port(PortQuestion {
+        port: PORT,
+        expects: Expects::Connection,
+    }),
     judge,
     alone: false,
-    first: None,
+    shortcut: None,
 };
 
 fn judge(answer: &Answer) -> Finding {

@@ -3,22 +3,24 @@
 use std::time::Duration;
 
 use super::{Ask, Finding};
-use crate::question::{Answer, GreetingEnd, Question};
+use crate::question::{Answer, Expects, GreetingEnd, PortQuestion, Question};
 
 /// What an identification string starts with (RFC 4253, section 4.2). Other lines may come before.
 const PREFIX: &str = "SSH-";
 
 pub(super) const ASK: Ask = Ask {
-    question: Question::Greeting {
+    question: Question::Port(PortQuestion {
         port: 22,
-        send: "",
-        prefix: PREFIX,
-        within: Duration::from_secs(1),
-        cap: 8 * 1024,
-    },
+        expects: Expects::Line {
+            send: "",
+            prefix: PREFIX,
+            within: Duration::from_secs(1),
+            cap: 8 * 1024,
+        },
+    }),
     judge,
     alone: true,
-    first: None,
+    shortcut: None,
 };
 
 fn judge(answer: &Answer) -> Finding {

@@ -1,11 +1,11 @@
 //! `systemd`: the node has finished booting.
 
 use super::Outcome;
-use crate::{text::Reason, unit::SystemdLook};
+use crate::{text::Reason, unit::SystemdState};
 
 /// Running or degraded, systemctl(1)'s words for a boot that is over. Degraded means that units have
 /// failed, which is expected of Slurm's as long as they are not configured; they are named.
-pub(crate) fn judge(look: &SystemdLook) -> Outcome {
+pub(crate) fn judge(look: &SystemdState) -> Outcome {
     match look.system.as_str() {
         "running" => Outcome::passed(),
         "degraded" => {
@@ -31,12 +31,12 @@ mod tests {
     #[test]
     fn a_finished_boot_passes_and_names_what_failed() {
         let judged = |system: &str, failed: &[&str]| {
-            judge(&SystemdLook {
+            judge(&SystemdState {
                 system: system.to_owned(),
                 failed_units: failed.iter().map(|unit| (*unit).to_owned()).collect(),
                 units: [].into(),
-                told: false,
-                heard: 0,
+                subscribed: false,
+                last_signal: 0,
             })
         };
         assert_eq!(judged("running", &[]), Outcome::passed());

@@ -24,9 +24,9 @@ use super::{
     stream::ByteStream,
 };
 use crate::{
-    event::Doubts,
+    inbox::Inbox,
     text::{clean, truncate},
-    unit::{SystemdLook, Unit, UnitQuestion},
+    unit::{SystemdState, Unit, UnitQuestion},
 };
 
 /// The most failed units that a look names.
@@ -117,8 +117,8 @@ impl Bus {
         &self,
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
-        listener: Option<&Arc<Doubts>>,
-    ) -> Result<SystemdLook, DbusError> {
+        listener: Option<&Arc<Inbox>>,
+    ) -> Result<SystemdState, DbusError> {
         let Some(listener) = listener else {
             return self.look_once(question, now).await;
         };
@@ -134,7 +134,7 @@ impl Bus {
             let names: Vec<_> = look.units.values().map(|unit| unit.id.clone()).collect();
             told &= self.hears(&names).await;
         }
-        look.told = told && !self.is_closed();
+        look.subscribed = told && !self.is_closed();
         Ok(look)
     }
 
@@ -146,7 +146,7 @@ impl Bus {
 
     /// Lets changes of these units, and of systemd as a whole, be told; false if the node has none of
     /// it.
-    async fn listen(&self, listener: &Arc<Doubts>, units: Vec<String>) -> Result<bool, DbusError> {
+    async fn listen(&self, listener: &Arc<Inbox>, units: Vec<String>) -> Result<bool, DbusError> {
         self.listeners.add(listener);
         let mut heard = self.heard.lock().await;
         let new: Vec<_> = units
@@ -186,7 +186,7 @@ impl Bus {
         &self,
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
-    ) -> Result<SystemdLook, DbusError> {
+    ) -> Result<SystemdState, DbusError> {
         // Who looks again knows by which paths: the details come with the states then.
         let paths = &self.paths.lock().await.clone();
         let known = question.proofs.iter().filter_map(|name| paths.get(*name));
@@ -226,13 +226,13 @@ impl Bus {
         // The look knows of what all of its parts know of.
         let heard = units.iter().map(|(_, (_, heard))| *heard).min();
         let units = units.into_iter().map(|(name, (unit, _))| (name, unit));
-        Ok(SystemdLook {
+        Ok(SystemdState {
             units: units.collect::<BTreeMap<_, _>>(),
             failed_units: failed_units?,
             system,
-            told: false,
+            subscribed: false,
             // Of no units, nothing is missed.
-            heard: heard.unwrap_or(u64::MAX),
+            last_signal: heard.unwrap_or(u64::MAX),
         })
     }
 

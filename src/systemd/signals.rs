@@ -1,19 +1,22 @@
 //! What systemd tells unasked (org.freedesktop.systemd1(5), "Signals"), and who is told of it.
 //!
-//! Signals are taken off the stream as they come: whoever follows a node is told that something has
-//! changed, never what. Nothing is queued here, so that no storm of them fills anything or delays an
-//! answer behind it.
+//! Signals are taken off the stream as they arrive, and put into the inboxes of those who follow the
+//! node: that something has changed, never what. Nothing is queued here, so that no storm of signals
+//! fills anything or delays a reply behind it.
 
 use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use zbus::{Message, message::Type};
 
 use crate::{
-    event::{Doubts, heard, next},
+    inbox::Inbox,
     text::{clean, truncate},
 };
 
@@ -46,13 +49,31 @@ pub(super) fn unit_rule(unit: &str) -> String {
     )
 }
 
+/// Numbers signals, over all connections that share it: which of two came first can be told also where
+/// a connection was made anew in between. A clone shares it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SignalCounter(Arc<AtomicU64>);
+
+impl SignalCounter {
+    /// The number of the last signal.
+    pub(crate) fn last(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// The number of a signal that has just arrived.
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
 /// How many units' last words are kept, and how long they may be.
 const WORDS: (usize, usize) = (64, 8 * 1024);
 
 /// Those who are told of what comes over one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
-    doubts: Mutex<Vec<Weak<Doubts>>>,
+    counter: SignalCounter,
+    inboxes: Mutex<Vec<Weak<Inbox>>>,
     /// What was told of each unit last.
     words: Mutex<HashMap<String, Vec<u8>>>,
     /// The last answers, by the number of their question, and what had been heard before each.
@@ -72,15 +93,23 @@ struct Kinds {
 const ANSWERS: usize = 256;
 
 impl Listeners {
-    /// Tells these doubts from now on, for as long as somebody holds them.
-    pub(super) fn add(&self, doubts: &Arc<Doubts>) {
+    /// Nobody listens yet. Signals are numbered by that counter.
+    pub(crate) fn new(counter: SignalCounter) -> Self {
+        Self {
+            counter,
+            ..Self::default()
+        }
+    }
+
+    /// Puts what comes from now on into this inbox, too, for as long as somebody holds it.
+    pub(super) fn add(&self, inbox: &Arc<Inbox>) {
         let mut listeners = self.lock();
         listeners.retain(|listener| listener.strong_count() > 0);
         if !listeners
             .iter()
-            .any(|listener| std::ptr::eq(listener.as_ptr(), Arc::as_ptr(doubts)))
+            .any(|listener| std::ptr::eq(listener.as_ptr(), Arc::as_ptr(inbox)))
         {
-            listeners.push(Arc::downgrade(doubts));
+            listeners.push(Arc::downgrade(inbox));
         }
     }
 
@@ -99,16 +128,16 @@ impl Listeners {
             if !self.is_news(&unit, message.body().data()) {
                 return;
             }
-            self.tell(|doubts| doubts.unit(&unit));
+            let signal = self.counter.next();
+            self.tell(|inbox| inbox.unit_changed(&unit, signal));
         } else if path.as_str() == MANAGER {
-            let every_unit = member.as_str() == "Reloading";
-            if every_unit {
+            if member.as_str() == "Reloading" {
                 *self.kinds() = Kinds {
                     of: HashMap::new(),
-                    read: next(),
+                    read: self.counter.next(),
                 };
             }
-            self.tell(|doubts| doubts.systemd(every_unit));
+            self.tell(Inbox::systemd_changed);
         }
     }
 
@@ -136,7 +165,7 @@ impl Listeners {
         if answers.len() == ANSWERS {
             answers.pop_front();
         }
-        answers.push_back((serial, heard()));
+        answers.push_back((serial, self.counter.last()));
     }
 
     /// The number of the last signal that came before this answer. What comes from one sender comes in
@@ -170,17 +199,17 @@ impl Listeners {
 
     /// Nothing more will come.
     pub(super) fn lost(&self) {
-        self.tell(Doubts::deaf);
+        self.tell(Inbox::signals_lost);
     }
 
-    fn tell(&self, what: impl Fn(&Doubts)) {
-        for doubts in self.lock().iter().filter_map(Weak::upgrade) {
-            what(&doubts);
+    fn tell(&self, what: impl Fn(&Inbox)) {
+        for inbox in self.lock().iter().filter_map(Weak::upgrade) {
+            what(&inbox);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Doubts>>> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Inbox>>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -235,46 +264,44 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_a_doubt_and_nothing_else_is() {
+    fn signals_go_to_the_inbox_and_nothing_else_does() {
         let listeners = Listeners::default();
-        let doubts = Arc::default();
-        listeners.add(&doubts);
-        listeners.add(&doubts);
+        let inbox = Arc::default();
+        listeners.add(&inbox);
+        listeners.add(&inbox);
         assert_eq!(listeners.lock().len(), 1);
         let signal = |path: &str, interface: &str, member: &str| {
             let message = Message::signal(path, interface, member);
             listeners.hear(&message.build(&()).unwrap());
-            doubts.take()
+            inbox.take()
         };
         let properties = "org.freedesktop.DBus.Properties";
         let unit = format!("{UNITS}munge_2eservice");
-        let doubt = signal(&unit, properties, "PropertiesChanged");
-        assert!(doubt.of_units(["munge.service"].into_iter()) > 0);
-        assert!(doubt.of_units(["ssh.service"].into_iter()) == 0 && !doubt.systemd);
+        let pending = signal(&unit, properties, "PropertiesChanged");
+        assert!(pending.signal > 0 && !pending.systemd);
+        assert_eq!(pending.cause.unwrap().1, "munge.service");
         let manager = "org.freedesktop.systemd1.Manager";
-        let doubt = signal(MANAGER, manager, "StartupFinished");
-        assert!(doubt.systemd && !doubt.every_unit);
-        assert!(signal(MANAGER, manager, "Reloading").every_unit);
-        assert_eq!(
-            signal("/else", manager, "Reloading"),
-            Doubts::default().take()
-        );
+        assert!(signal(MANAGER, manager, "StartupFinished").systemd);
+        assert!(signal(MANAGER, manager, "Reloading").systemd);
+        let before = inbox.sequence();
+        signal("/else", manager, "Reloading");
+        assert_eq!(inbox.sequence(), before);
         listeners.lost();
-        assert!(doubts.take().every_unit);
+        assert!(inbox.take().systemd);
     }
 
     #[test]
-    fn an_answer_knows_of_the_signals_before_it_and_of_none_behind() {
+    fn a_reply_includes_the_signals_before_it_and_none_behind() {
         let listeners = Listeners::default();
-        let doubts = Arc::default();
-        listeners.add(&doubts);
+        let inbox: Arc<Inbox> = Arc::default();
+        listeners.add(&inbox);
         let path = format!("{UNITS}a_2eservice");
-        let mut told = 0;
+        let mut said = 0;
         let mut signal = || {
-            told += 1;
+            said += 1;
             let message = Message::signal(path.as_str(), "org.freedesktop.DBus.Properties", "X");
-            listeners.hear(&message.build(&told).unwrap());
-            doubts.take().of_units(["a.service"].into_iter())
+            listeners.hear(&message.build(&said).unwrap());
+            inbox.take().signal
         };
         let call = Message::method_call("/", "X").build(&()).unwrap();
         let answer = Message::method_return(&call.header()).build(&()).unwrap();
@@ -291,13 +318,13 @@ mod tests {
     #[test]
     fn what_is_told_again_in_the_same_words_is_no_news() {
         let listeners = Listeners::default();
-        let doubts = Arc::default();
-        listeners.add(&doubts);
+        let inbox: Arc<Inbox> = Arc::default();
+        listeners.add(&inbox);
         let tell = |unit: &str, said: &str| {
             let path = format!("{UNITS}{unit}_2eservice");
             let message = Message::signal(path, "org.freedesktop.DBus.Properties", "X");
             listeners.hear(&message.build(&said).unwrap());
-            doubts.take() != Doubts::default().take()
+            inbox.take().cause.is_some()
         };
         assert!(tell("a", "active"));
         assert!(!tell("a", "active"));

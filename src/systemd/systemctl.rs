@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     text::{Detail, clean},
-    unit::{SystemdLook, Unit},
+    unit::{SystemdState, Unit},
 };
 
 /// The most failed units that a look names.
@@ -81,7 +81,7 @@ end() {
 /// Reads what the script printed for these units.
 ///
 /// Whatever is not understood makes an error that quotes it: a node may print anything.
-pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdLook, String> {
+pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, String> {
     let mut uptime = None;
     let mut system = None;
     let mut failed_units = Vec::new();
@@ -126,12 +126,12 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdLook, String>
         .zip(blocks)
         .map(|(name, block)| ((*name).to_owned(), block.finish(uptime)))
         .collect();
-    Ok(SystemdLook {
+    Ok(SystemdState {
         system,
         failed_units,
         units,
-        told: false,
-        heard: 0,
+        subscribed: false,
+        last_signal: 0,
     })
 }
 

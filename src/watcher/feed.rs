@@ -16,21 +16,21 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 
+use super::schedule::EVENTS_BACKOFF;
 use crate::{
+    container::ContainerId,
+    engine::{CALL_LIMIT, ContainerEngine, EventStream},
     environment::{Environment, Task},
-    event::{Action, ContainerEvent, Doubts, EventStream},
+    event::{Action, ContainerEvent},
+    inbox::Inbox,
     node::NodeName,
-    runtime::{CALL_LIMIT, ContainerId, Runtime},
 };
-
-/// The wait before a lost stream is asked for again: at first, and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// How many events are remembered, so that none that is told again is taken for another: as many as
 /// an engine keeps (`eventsLimit` in moby's daemon/events).
@@ -41,7 +41,7 @@ const RECENT: usize = 256;
 pub(crate) struct Feed(Arc<Hub>);
 
 struct Hub {
-    runtime: Arc<dyn Runtime>,
+    engine: Arc<dyn ContainerEngine>,
     environment: Environment,
     /// Whether events are wanted at all.
     wanted: bool,
@@ -54,7 +54,7 @@ struct Hub {
 #[derive(Default)]
 struct Readers {
     next: u64,
-    nodes: BTreeMap<u64, (NodeName, Arc<Doubts>)>,
+    nodes: BTreeMap<u64, (NodeName, Arc<Inbox>)>,
     /// Reads for as long as there are readers.
     task: Option<Task>,
 }
@@ -66,9 +66,13 @@ pub(super) struct Subscription {
 }
 
 impl Feed {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, environment: Environment, wanted: bool) -> Self {
+    pub(crate) fn new(
+        engine: Arc<dyn ContainerEngine>,
+        environment: Environment,
+        wanted: bool,
+    ) -> Self {
         Self(Arc::new(Hub {
-            runtime,
+            engine,
             environment,
             wanted,
             live: AtomicBool::new(false),
@@ -77,13 +81,13 @@ impl Feed {
         }))
     }
 
-    /// Tells these doubts of what happens to the container of that name or id.
-    pub(super) fn subscribe(&self, node: NodeName, doubts: Arc<Doubts>) -> Subscription {
+    /// Puts what happens to the container of that name or id into this inbox.
+    pub(super) fn subscribe(&self, node: NodeName, inbox: Arc<Inbox>) -> Subscription {
         let hub = &self.0;
         let mut readers = hub.readers();
         let key = readers.next;
         readers.next += 1;
-        readers.nodes.insert(key, (node, doubts));
+        readers.nodes.insert(key, (node, inbox));
         if hub.wanted && readers.task.is_none() {
             let reading = Arc::clone(hub);
             let read = async move { reading.read().await };
@@ -122,11 +126,11 @@ impl Drop for Subscription {
 impl Hub {
     async fn read(&self) {
         let mut recent = Recent::default();
-        let mut backoff = BACKOFF.0;
+        let mut backoff = EVENTS_BACKOFF.0;
         loop {
             let by = self.environment.now() + CALL_LIMIT;
             let start = self.environment.now();
-            match self.runtime.events(recent.newest, by).await {
+            match self.engine.events(recent.newest, by).await {
                 Ok(events) => {
                     // In this order: whoever looks from now on may go by what is told.
                     self.live.store(true, Ordering::SeqCst);
@@ -138,13 +142,13 @@ impl Hub {
                 Err(error) => tracing::debug!(%error, "no events"),
             }
             // One that stood for a while was no failure.
-            if self.environment.now() > start + BACKOFF.1 {
-                backoff = BACKOFF.0;
+            if self.environment.now() > start + EVENTS_BACKOFF.1 {
+                backoff = EVENTS_BACKOFF.0;
             }
             self.environment
                 .sleep(self.environment.jitter(backoff))
                 .await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            backoff = (backoff * 2).min(EVENTS_BACKOFF.1);
         }
     }
 
@@ -175,16 +179,16 @@ impl Hub {
     }
 
     fn deliver(&self, event: &ContainerEvent) {
-        for (node, doubts) in self.readers().nodes.values() {
+        for (node, inbox) in self.readers().nodes.values() {
             if is_about(event, node) {
-                doubts.container(event.action);
+                inbox.container_event(event.action);
             }
         }
     }
 
     fn everyone_looks(&self) {
-        for (_, doubts) in self.readers().nodes.values() {
-            doubts.gap();
+        for (_, inbox) in self.readers().nodes.values() {
+            inbox.events_missed();
         }
     }
 
@@ -229,6 +233,8 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn event(name: &str, action: Action, at: u64) -> ContainerEvent {

@@ -211,9 +211,20 @@ def without_slurmctld(swept, tmp_path_factory):
     return make_booted("no-slurmctld", "--conf", conf, "--hostname", "controller", "--label", "sind.role=controller")
 
 
+def pause(name):
+    """Pauses a container; again where a process of it was just being started, which cannot be frozen."""
+
+    def is_paused():
+        ran = subprocess.run(["docker", "pause", name], capture_output=True, text=True)
+        assert ran.returncode == 0 or "unable to freeze" in ran.stderr, ran.stderr
+        return ran.returncode == 0
+
+    eventually("it is paused", is_paused, within=10)
+
+
 @pytest.fixture
 def paused(healthy):
-    docker("pause", healthy.name)
+    pause(healthy.name)
     yield healthy
     docker("unpause", healthy.name)
 

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from readyd.v1 import readyd_pb2 as pb
 
 from calls import PATIENCE, duration, outcome, outcomes, probe, refusal, state, verdict
-from conftest import HOSTS, docker, eventually, make, make_booted, repair_munge, unique
+from conftest import HOSTS, docker, eventually, make, make_booted, pause, repair_munge, unique
 
 BASE = ["container", "systemd", "sshd", "munge"]
 DAEMON = {"controller": "slurmctld", "worker": "slurmd", "submitter": None}
@@ -342,7 +342,7 @@ def test_a_paused_container_fails_and_is_said_to_be_paused(wait, stub, paused):
 
 
 def test_a_paused_container_that_goes_on_becomes_ready(wait, healthy):
-    docker("pause", healthy.name)
+    pause(healthy.name)
     try:
         waiting = wait([healthy.name], timeout=60)
         waiting.until(lambda report: "is paused" in report.reason)

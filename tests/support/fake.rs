@@ -12,9 +12,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use readyd::runtime::{
-    CALL_LIMIT, Container, ContainerId, Exec, ExecOutput, ExecStreams, Network, RunningExec,
-    Runtime, RuntimeError, State,
+use readyd::container::{Container, ContainerId, Network, State};
+use readyd::engine::{
+    CALL_LIMIT, ContainerEngine, EngineError, Exec, ExecOutput, ExecStreams, RunningExec,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -175,10 +175,10 @@ impl FakeEngine {
         self.world().inspections
     }
 
-    fn reachable(&self, action: &str) -> Result<(), RuntimeError> {
+    fn reachable(&self, action: &str) -> Result<(), EngineError> {
         match self.world().outage {
             None => Ok(()),
-            Some(cause) => Err(RuntimeError::Unreachable {
+            Some(cause) => Err(EngineError::Unreachable {
                 action: action.to_owned(),
                 engine: "fake://".to_owned(),
                 cause: cause.to_owned(),
@@ -188,8 +188,8 @@ impl FakeEngine {
 }
 
 #[async_trait]
-impl Runtime for FakeEngine {
-    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError> {
+impl ContainerEngine for FakeEngine {
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError> {
         let action = format!("inspecting container {name}");
         let hangs = {
             let mut world = self.world();
@@ -200,7 +200,7 @@ impl Runtime for FakeEngine {
             let start = Instant::now();
             let end = by.min(start + CALL_LIMIT);
             tokio::time::sleep_until(end).await;
-            return Err(RuntimeError::TimedOut {
+            return Err(EngineError::TimedOut {
                 action,
                 limit: (start + CALL_LIMIT <= by).then_some(CALL_LIMIT),
             });
@@ -216,7 +216,7 @@ impl Runtime for FakeEngine {
         Ok(found.map(|node| node.container.clone()))
     }
 
-    async fn processes(&self, _id: &ContainerId, _by: Instant) -> Result<usize, RuntimeError> {
+    async fn processes(&self, _id: &ContainerId, _by: Instant) -> Result<usize, EngineError> {
         Ok(2)
     }
 
@@ -225,10 +225,10 @@ impl Runtime for FakeEngine {
         id: &ContainerId,
         exec: Exec,
         _by: Instant,
-    ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+    ) -> Result<Box<dyn RunningExec>, EngineError> {
         self.reachable("starting a command")?;
         if exec.argv.iter().any(|word| word.contains("stdio-bridge")) {
-            return Err(RuntimeError::CannotRun {
+            return Err(EngineError::CannotRun {
                 action: "starting a command".to_owned(),
                 message: "a fake node has no systemd-stdio-bridge".to_owned(),
             });
@@ -256,7 +256,7 @@ impl Drop for FakeExec {
 
 #[async_trait]
 impl RunningExec for FakeExec {
-    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError> {
+    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, EngineError> {
         let action = "running a command".to_owned();
         let node = {
             let world = self.engine.world();
@@ -265,7 +265,7 @@ impl RunningExec for FakeExec {
         };
         let node = match node {
             Some(node) if node.container.state == State::Running => node,
-            _ => return Err(RuntimeError::NotRunning { action }),
+            _ => return Err(EngineError::NotRunning { action }),
         };
         let asked = self.argv.join(" ");
         let output = async {
@@ -284,7 +284,7 @@ impl RunningExec for FakeExec {
         };
         let stdout = timeout_at(by, output)
             .await
-            .map_err(|_| RuntimeError::StillRunning {
+            .map_err(|_| EngineError::StillRunning {
                 action: action.clone(),
             })?;
         self.engine.reachable(&action)?;

@@ -1,9 +1,9 @@
 //! Real nodes in Docker, and the real program.
 
 use readyd::{
-    docker::{DockerHost, DockerRuntime},
-    engine::{Engine, LinkChoice, Options, WaitRequest, WaitTarget},
+    docker::{DockerEngine, DockerHost},
     environment::Environment,
+    monitor::{LinkChoice, Monitor, Options, WaitRequest, WaitTarget},
     node::Identity,
     report::ProbeResult,
 };
@@ -36,6 +36,23 @@ pub fn run(command: &mut Command) -> String {
 
 pub fn docker(arguments: &[&str]) -> String {
     run(Command::new("docker").args(arguments))
+}
+
+/// Pauses a container. The kernel cannot freeze a process that is just being started, and then the engine
+/// gives up: a node that boots is paused a moment later.
+pub fn pause(node: &str) {
+    eventually("it is paused", Duration::from_secs(10), || {
+        let pause = Command::new("docker")
+            .args(["pause", node])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&pause.stderr).into_owned();
+        assert!(
+            pause.status.success() || said.contains("unable to freeze"),
+            "{said}"
+        );
+        pause.status.success()
+    });
 }
 
 /// What a command in a node prints, whether it succeeds or not.
@@ -257,25 +274,25 @@ pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool)
 
 pub const ME: Identity = Identity::Local;
 
-pub fn engine(link: LinkChoice) -> Engine {
-    engine_with(Options {
+pub fn monitor(link: LinkChoice) -> Monitor {
+    monitor_with(Options {
         link,
         ..Options::default()
     })
 }
 
-pub fn engine_with(options: Options) -> Engine {
+pub fn monitor_with(options: Options) -> Monitor {
     let host = std::env::var("DOCKER_HOST")
         .map_or_else(|_| DockerHost::default(), |host| host.parse().unwrap());
-    Engine::new(DockerRuntime::new(host), options, Environment::tokio())
+    Monitor::new(DockerEngine::new(host), options, Environment::tokio())
 }
 
-pub fn engine_at(host: DockerHost, link: LinkChoice) -> Engine {
+pub fn monitor_at(host: DockerHost, link: LinkChoice) -> Monitor {
     let options = Options {
         link,
         ..Options::default()
     };
-    Engine::new(DockerRuntime::new(host), options, Environment::tokio())
+    Monitor::new(DockerEngine::new(host), options, Environment::tokio())
 }
 
 pub fn request(nodes: &[&str], seconds: u64) -> WaitRequest {

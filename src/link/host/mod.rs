@@ -28,20 +28,21 @@ use tokio::{
 use zbus::conn::AuthMechanism;
 
 use super::{
-    BRIDGE, HOST, Link, LinkError, Place, Told,
+    BRIDGE, HOST, Link, LinkError, Reply, Target,
     bus::{BUS_LIMIT, BusSlot},
     command::Commands,
     journal::Journals,
 };
 use crate::{
-    event::Doubts,
-    question::{Answer, Question},
+    inbox::Inbox,
+    question::{Answer, PortQuestion, Question},
     systemd::{
         dbus::{Bus, MonotonicNow},
+        signals::Listeners,
         stream::ByteStream,
     },
     text::said,
-    unit::{SystemdLook, UnitQuestion},
+    unit::{SystemdState, UnitQuestion},
 };
 use process::Process;
 pub(super) use threads::Threads;
@@ -55,7 +56,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The way into one container from outside.
 pub(crate) struct HostLink {
-    place: Place,
+    target: Target,
     threads: Arc<Threads>,
     process: OnceCell<Arc<Process>>,
     bus: BusSlot,
@@ -66,22 +67,22 @@ pub(crate) struct HostLink {
 }
 
 impl HostLink {
-    pub(super) fn new(place: Place, threads: Arc<Threads>) -> Self {
+    pub(super) fn new(target: Target, threads: Arc<Threads>) -> Self {
         Self {
             threads,
             process: OnceCell::new(),
             bus: BusSlot::default(),
             dialling: Mutex::default(),
-            commands: Commands::lasting(place.clone()),
+            commands: Commands::lasting(target.clone()),
             journals: Journals::default(),
-            place,
+            target,
         }
     }
 
     /// The container's first process.
     async fn process(&self) -> Result<&Arc<Process>, LinkError> {
         let open = async {
-            let container = &self.place.container;
+            let container = &self.target.container;
             let pid = container.pid.ok_or_else(|| {
                 LinkError::Unusable("the engine tells no process of the container".to_owned())
             })?;
@@ -97,16 +98,16 @@ impl HostLink {
     async fn look(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Result<SystemdLook, LinkError> {
+    ) -> Result<SystemdState, LinkError> {
         let process = self.process().await?;
         // Before the look: see MonotonicNow. A node with a clock of its own tells no ages.
         let now = process.shares_clock().then(monotonic);
         let connect = || self.connect(process, by);
         let mut look = self
             .bus
-            .look(&self.place, question, now, listener, by, connect)
+            .look(&self.target, question, now, listener, by, connect)
             .await?;
         self.journals
             .read(&self.commands, question, &mut look, by)
@@ -115,13 +116,13 @@ impl HostLink {
     }
 
     async fn connect(&self, process: &Arc<Process>, by: Instant) -> Result<Bus, LinkError> {
-        let (held, id) = (Arc::clone(process), self.place.container.id.clone());
+        let (held, id) = (Arc::clone(process), self.target.container.id.clone());
         let connect = move || held.connect(BUS_SOCKET, &id);
-        let due = by.min(self.place.environment.now() + RESOLVE_LIMIT);
-        let connected = self.threads.among_paths(&self.place, due, connect);
+        let due = by.min(self.target.environment.now() + RESOLVE_LIMIT);
+        let connected = self.threads.among_paths(&self.target, due, connect);
         let what = "the path of the node's D-Bus socket";
         let stream = self
-            .place
+            .target
             .within(what, RESOLVE_LIMIT, by, async { connected.await? });
         let stream = stream.await.map_err(|error| match error {
             // A dead mount: what is in the node may still see it otherwise.
@@ -139,31 +140,31 @@ impl HostLink {
             read: Box::pin(read),
             write: Box::pin(write),
             auth: AuthMechanism::External,
-            listeners: Arc::default(),
+            listeners: Arc::new(Listeners::new(self.target.signals.clone())),
         };
         let connect = async { Ok(Bus::connect(stream).await?) };
-        self.place
+        self.target
             .within("the node's D-Bus", BUS_LIMIT, by, connect)
             .await
     }
 
     /// Asks a port, when nobody else does.
-    async fn dial(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
+    async fn dial(&self, question: &PortQuestion, by: Instant) -> Result<Answer, LinkError> {
         let process = self.process().await?;
         let busy = |why| LinkError::Busy {
             what: question.to_string(),
             why,
         };
-        let start = self.place.environment.now();
+        let start = self.target.environment.now();
         let _turn = tokio::select! {
             biased;
             turn = self.dialling.lock() => turn,
-            () = self.place.environment.sleep_until(by) => {
+            () = self.target.environment.sleep_until(by) => {
                 return Err(busy("others who asked the node have not had their answers yet"));
             }
         };
-        let now = self.place.environment.now();
-        let answered = port::ask(&self.place, &self.threads, process, question, by).await;
+        let now = self.target.environment.now();
+        let answered = port::ask(&self.target, &self.threads, process, question, by).await;
         // Where others took most of the time, it is not for the node to have been quick.
         match answered {
             Err(LinkError::Slow { limit: None, .. }) if now - start > by - now => {
@@ -186,17 +187,17 @@ impl Link for HostLink {
     async fn systemd(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Told<SystemdLook> {
-        Told::by(HOST, self.look(question, listener, by).await)
+    ) -> Reply<SystemdState> {
+        Reply::by(HOST, self.look(question, listener, by).await)
     }
 
-    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
-        if matches!(question, Question::Command { .. }) {
+    async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
+        match question {
+            Question::Port(question) => Reply::by(HOST, self.dial(question, by).await),
             // It runs in the node's shell, which is the bridge's way.
-            return Told::by(BRIDGE, self.commands.ask(question, by).await);
+            Question::Command(_) => Reply::by(BRIDGE, self.commands.ask(question, by).await),
         }
-        Told::by(HOST, self.dial(question, by).await)
     }
 }

@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use super::{
-    super::{LinkError, Place},
+    super::{LinkError, Target},
     process::{self, Process},
     threads::Threads,
 };
 use crate::{
-    question::{Answer, GreetingEnd, Question},
+    question::{Answer, Expects, GreetingEnd, PortQuestion},
     text::said,
 };
 
@@ -34,22 +34,20 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Asks a port.
 pub(super) async fn ask(
-    place: &Place,
+    target: &Target,
     threads: &Arc<Threads>,
     process: &Arc<Process>,
-    question: &Question,
+    question: &PortQuestion,
     by: Instant,
 ) -> Result<Answer, LinkError> {
-    let Some(port) = question.port() else {
-        return Err(LinkError::Unusable(format!("{question} is no port")));
-    };
+    let port = question.port;
     if process.shares_network() {
         return Err(LinkError::Node(format!(
             "the node uses this machine's network: what answers at port {port} may be another's"
         )));
     }
     let held = Arc::clone(process);
-    let socket = threads.in_network(place, by, move || socket_in(&held));
+    let socket = threads.in_network(target, by, move || socket_in(&held));
     let socket = socket.await?.map_err(|error| {
         process::exhausted(error).unwrap_or_else(|| {
             LinkError::Unusable(format!("not from outside: entering its network: {error}"))
@@ -60,7 +58,7 @@ pub(super) async fn ask(
     }
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let what = question.to_string();
-    let connected = place.within(&what, CONNECT_LIMIT, by, async {
+    let connected = target.within(&what, CONNECT_LIMIT, by, async {
         Ok(socket.connect(address).await)
     });
     let stream = match connected.await {
@@ -71,24 +69,23 @@ pub(super) async fn ask(
         }
         Err(error) => return Err(error),
     };
-    match *question {
-        Question::Greeting {
+    match question.expects {
+        Expects::Line {
             send,
             prefix,
             within,
             cap,
-            ..
         } => {
             let mut sent = Vec::new();
             let listen = async { Ok(listen(stream, send, prefix, cap, &mut sent).await) };
-            let end = match place.within(&what, within, by, listen).await {
+            let end = match target.within(&what, within, by, listen).await {
                 Ok(end) => end,
                 Err(LinkError::Slow { limit: Some(_), .. }) => GreetingEnd::TimedOut,
                 Err(error) => return Err(error),
             };
             Ok(Answer::Greeting(sent, end))
         }
-        Question::Accepts { .. } | Question::Command { .. } => Ok(Answer::Accepted),
+        Expects::Connection => Ok(Answer::Accepted),
     }
 }
 

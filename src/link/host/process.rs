@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::super::LinkError;
-use crate::{runtime::ContainerId, text::said};
+use crate::{container::ContainerId, text::said};
 
 /// How much of /proc/PID/cgroup is read: a line of at most a path's length for each hierarchy.
 const CGROUP_CAP: u64 = 64 * 1024;

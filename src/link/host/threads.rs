@@ -14,8 +14,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::super::{LinkError, Place};
-use crate::runtime::ContainerId;
+use super::super::{LinkError, Target};
+use crate::container::ContainerId;
 
 /// How many threads may be among the paths of containers at once, hung ones included.
 const PATHS: usize = 32;
@@ -49,14 +49,14 @@ impl Threads {
     /// dropped, but it counts until it ends.
     pub(super) async fn among_paths<T: Send + 'static>(
         self: &Arc<Self>,
-        place: &Place,
+        target: &Target,
         by: Instant,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LinkError> {
         let hang = |whose| LinkError::Unusable(format!("not from outside: {whose}"));
-        let of_node = OfNode::start(self, &place.container.id)
+        let of_node = OfNode::start(self, &target.container.id)
             .ok_or_else(|| hang("threads that look at its paths hang"))?;
-        let permit = permit(place, &self.paths, by)
+        let permit = permit(target, &self.paths, by)
             .await
             .ok_or_else(|| hang("threads that look at the paths of other nodes hang"))?;
         spawn((of_node, permit), work).await
@@ -65,11 +65,11 @@ impl Threads {
     /// Runs work that enters a node's network.
     pub(super) async fn in_network<T: Send + 'static>(
         &self,
-        place: &Place,
+        target: &Target,
         by: Instant,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LinkError> {
-        let permit = permit(place, &self.networks, by)
+        let permit = permit(target, &self.networks, by)
             .await
             .ok_or_else(|| busy("too many ports are dialled in other nodes"))?;
         spawn(permit, work).await
@@ -81,14 +81,14 @@ impl Threads {
 }
 
 async fn permit(
-    place: &Place,
+    target: &Target,
     semaphore: &Arc<Semaphore>,
     by: Instant,
 ) -> Option<OwnedSemaphorePermit> {
     tokio::select! {
         biased;
         permit = Arc::clone(semaphore).acquire_owned() => permit.ok(),
-        () = place.environment.sleep_until(by) => None,
+        () = target.environment.sleep_until(by) => None,
     }
 }
 
@@ -115,7 +115,7 @@ fn busy(why: &'static str) -> LinkError {
     }
 }
 
-/// A thread's place among those of its node, given back when it ends.
+/// A thread's target among those of its node, given back when it ends.
 struct OfNode {
     threads: Arc<Threads>,
     node: ContainerId,
@@ -154,12 +154,12 @@ mod tests {
     use std::{sync::mpsc, time::Duration};
 
     use super::*;
-    use crate::link::place::tests::place;
+    use crate::link::target::tests::target;
 
     #[tokio::test]
     async fn a_node_that_hangs_has_few_threads_and_takes_none_of_anothers() {
         let threads = Arc::new(Threads::default());
-        let (hung, other) = (place(1), place(2));
+        let (hung, other) = (target(1), target(2));
         let soon = || Instant::now() + Duration::from_secs(10);
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));

@@ -14,16 +14,17 @@ use std::{
 };
 
 use readyd::{
-    engine::{
-        CHECK_LIMIT, Engine, EngineError, FailurePolicy, KEEP_LINKS, LINGER, NodeReport, NodeState,
-        NotReady, Options, Verdict, Wait, WaitEvent, WaitRequest, WaitResult, WaitTarget,
-    },
+    container::{ContainerId, State},
     environment::Environment,
     event::{Action, ContainerEvent},
+    monitor::{
+        CHECK_LIMIT, FailurePolicy, KEEP_LINKS, LINGER, Monitor, MonitorError, NodeReport,
+        NodeState, NotReady, Options, Verdict, Wait, WaitEvent, WaitRequest, WaitResult,
+        WaitTarget,
+    },
     node::{Identity, NodeName, Role, Visibility},
-    probe::{CouldNotLook, Outcome, Probe, Service},
+    probe::{Outcome, Probe, ProbeError, Service},
     report::{ProbeResult, Trigger},
-    runtime::{ContainerId, State},
 };
 use support::fake::{FakeEngine, FakeNode, FakeUnit};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,8 +36,8 @@ fn name(node: &str) -> NodeName {
     node.parse().unwrap()
 }
 
-fn engine(fake: &FakeEngine) -> Engine {
-    Engine::new(fake.clone(), Options::default(), Environment::tokio())
+fn monitor(fake: &FakeEngine) -> Monitor {
+    Monitor::new(fake.clone(), Options::default(), Environment::tokio())
 }
 
 fn probe(name: &str) -> Probe {
@@ -80,30 +81,30 @@ fn reason(report: &NodeReport) -> &str {
 #[tokio::test(start_paused = true)]
 async fn a_ready_controller_is_ready_in_every_way() {
     let fake = FakeEngine::new([FakeNode::ready("c", Some("controller"))]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
 
-    let snapshot = engine.snapshot(&ME, &name("c"), None).await.unwrap();
+    let snapshot = monitor.snapshot(&ME, &name("c"), None).await.unwrap();
     assert!(snapshot.ready);
     assert_eq!(snapshot.role, Some(Role::Controller));
     let services: Vec<_> = snapshot.services.into_iter().collect();
     assert_eq!(
         services,
         [
-            (Service::Sshd, true),
-            (Service::Munge, true),
-            (Service::Slurmctld, true)
+            (Service::SSHD, true),
+            (Service::MUNGE, true),
+            (Service::SLURMCTLD, true)
         ]
     );
 
     for probe in Probe::of_role(Some(Role::Controller)) {
-        let report = engine
+        let report = monitor
             .check(&ME, &name("c"), &probe, None, CHECK_LIMIT)
             .await
             .unwrap();
         assert!(report.result.is_passed(), "{report:?}");
     }
 
-    let (reports, result) = told(engine.wait(&ME, request(&["c"]))).await;
+    let (reports, result) = told(monitor.wait(&ME, request(&["c"]))).await;
     assert_eq!(result.verdict, Verdict::Ready);
     assert_eq!(result.message, "");
     assert_eq!(reports.len(), 1);
@@ -122,13 +123,13 @@ async fn a_ready_controller_is_ready_in_every_way() {
 async fn probes_stop_at_the_first_that_does_not_pass_and_a_snapshot_skips_nothing() {
     let fake = FakeEngine::new([FakeNode::ready("w", Some("worker"))]);
     fake.set_unit("w", "munge.service", "inactive", "dead");
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
 
     let wait = WaitRequest {
         limit: Some(Duration::from_secs(2)),
         ..request(&["w"])
     };
-    let (reports, result) = told(engine.wait(&ME, wait)).await;
+    let (reports, result) = told(monitor.wait(&ME, wait)).await;
     assert_eq!(result.verdict, Verdict::TimedOut);
     assert_eq!(
         result.message,
@@ -141,15 +142,15 @@ async fn probes_stop_at_the_first_that_does_not_pass_and_a_snapshot_skips_nothin
         ProbeResult::Skipped(_)
     ));
 
-    let snapshot = engine.snapshot(&ME, &name("w"), None).await.unwrap();
+    let snapshot = monitor.snapshot(&ME, &name("w"), None).await.unwrap();
     assert!(!snapshot.ready);
     let services: Vec<_> = snapshot.services.into_iter().collect();
     assert_eq!(
         services,
         [
-            (Service::Sshd, true),
-            (Service::Munge, false),
-            (Service::Slurmd, true)
+            (Service::SSHD, true),
+            (Service::MUNGE, false),
+            (Service::SLURMD, true)
         ]
     );
 }
@@ -162,9 +163,9 @@ async fn a_stopped_container_answers_for_every_probe() {
         oom: true,
     };
     fake.change("w", |node| node.container.state = exited);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
 
-    let snapshot = engine.snapshot(&ME, &name("w"), None).await.unwrap();
+    let snapshot = monitor.snapshot(&ME, &name("w"), None).await.unwrap();
     assert!(snapshot.services.values().all(|up| !up));
     let reason = "container w is exited (exit code 137) (OOM killed)";
     let terminal = ProbeResult::Looked(Outcome::terminal(reason));
@@ -175,7 +176,7 @@ async fn a_stopped_container_answers_for_every_probe() {
             .all(|report| report.result == terminal)
     );
 
-    let munge = engine
+    let munge = monitor
         .check(&ME, &name("w"), &probe("munge"), None, CHECK_LIMIT)
         .await
         .unwrap();
@@ -185,7 +186,7 @@ async fn a_stopped_container_answers_for_every_probe() {
         probes: vec![probe("munge")],
         ..request(&["w"])
     };
-    let (_, result) = told(engine.wait(&ME, only_munge)).await;
+    let (_, result) = told(monitor.wait(&ME, only_munge)).await;
     assert_eq!(result.verdict, Verdict::Terminal);
     assert_eq!(result.message, format!("w: munge: {reason}"));
 }
@@ -194,13 +195,13 @@ async fn a_stopped_container_answers_for_every_probe() {
 async fn a_die_in_mid_wait_ends_it_and_keep_waiting_goes_on() {
     let fake = FakeEngine::new([FakeNode::ready("w", Some("worker"))]);
     fake.set_unit("w", "slurmd.service", "inactive", "dead");
-    let engine = engine(&fake);
-    let stop = engine.wait(&ME, request(&["w"]));
+    let monitor = monitor(&fake);
+    let stop = monitor.wait(&ME, request(&["w"]));
     let keep = WaitRequest {
         failure_policy: FailurePolicy::KeepWaiting,
         ..request(&["w"])
     };
-    let keep = tokio::spawn(told(engine.wait(&ME, keep)));
+    let keep = tokio::spawn(told(monitor.wait(&ME, keep)));
 
     sleep(700 * MS).await;
     fake.change("w", |node| {
@@ -243,8 +244,8 @@ async fn a_die_in_mid_wait_ends_it_and_keep_waiting_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_container_that_never_was_is_waited_for_and_one_that_was_removed_is_not() {
     let fake = FakeEngine::new([]);
-    let engine = engine(&fake);
-    let wait = engine.wait(&ME, request(&["n"]));
+    let monitor = monitor(&fake);
+    let wait = monitor.wait(&ME, request(&["n"]));
     sleep(1200 * MS).await;
     fake.put(FakeNode::ready("n", None));
     let (reports, result) = told(wait).await;
@@ -255,7 +256,7 @@ async fn a_container_that_never_was_is_waited_for_and_one_that_was_removed_is_no
     assert_eq!(result.verdict, Verdict::Ready);
 
     fake.set_unit("n", "munge.service", "inactive", "dead");
-    let wait = engine.wait(&ME, request(&["n"]));
+    let wait = monitor.wait(&ME, request(&["n"]));
     sleep(700 * MS).await;
     fake.remove("n");
     let (_, result) = told(wait).await;
@@ -268,11 +269,11 @@ async fn a_name_is_never_taken_for_the_start_of_another_containers_id() {
     let mut other = FakeNode::ready("other", None);
     other.container.id.0 = format!("db{:062}", 7);
     let fake = FakeEngine::new([other]);
-    let missing = engine(&fake)
+    let missing = monitor(&fake)
         .snapshot(&ME, &name("db"), None)
         .await
         .unwrap_err();
-    assert_eq!(missing, EngineError::NodeNotFound { node: name("db") });
+    assert_eq!(missing, MonitorError::NodeNotFound { node: name("db") });
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,10 +283,10 @@ async fn a_container_that_may_not_be_looked_at_does_not_exist() {
         visibility: Visibility::select(vec![("team".into(), "a".into())]),
         ..Options::default()
     };
-    let engine = Engine::new(fake.clone(), options, Environment::tokio());
-    let missing = engine.snapshot(&ME, &name("n"), None).await.unwrap_err();
-    assert_eq!(missing, EngineError::NodeNotFound { node: name("n") });
-    let wait = engine.wait(
+    let monitor = Monitor::new(fake.clone(), options, Environment::tokio());
+    let missing = monitor.snapshot(&ME, &name("n"), None).await.unwrap_err();
+    assert_eq!(missing, MonitorError::NodeNotFound { node: name("n") });
+    let wait = monitor.wait(
         &ME,
         WaitRequest {
             limit: Some(2000 * MS),
@@ -303,18 +304,24 @@ async fn a_container_that_may_not_be_looked_at_does_not_exist() {
 #[tokio::test(start_paused = true)]
 async fn an_engine_out_of_reach_is_never_an_unready_node() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     fake.set_outage(Some("Connection refused"));
 
-    let error = engine.snapshot(&ME, &name("n"), None).await.unwrap_err();
-    assert!(matches!(error, EngineError::CouldNotLook { .. }), "{error}");
-    let error = engine
+    let error = monitor.snapshot(&ME, &name("n"), None).await.unwrap_err();
+    assert!(
+        matches!(error, MonitorError::CouldNotTell { .. }),
+        "{error}"
+    );
+    let error = monitor
         .check(&ME, &name("n"), &probe("munge"), None, CHECK_LIMIT)
         .await
         .unwrap_err();
-    assert!(matches!(error, EngineError::CouldNotLook { .. }), "{error}");
+    assert!(
+        matches!(error, MonitorError::CouldNotTell { .. }),
+        "{error}"
+    );
 
-    let wait = engine.wait(&ME, request(&["n"]));
+    let wait = monitor.wait(&ME, request(&["n"]));
     sleep(3000 * MS).await;
     fake.set_outage(None);
     let (reports, result) = told(wait).await;
@@ -335,8 +342,8 @@ async fn an_engine_that_came_back_has_ten_seconds_to_start_what_it_restarts() {
     node.container.restarts = true;
     node.units.get_mut("munge.service").unwrap().active = "inactive";
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
-    let wait = engine.wait(&ME, request(&["n"]));
+    let monitor = monitor(&fake);
+    let wait = monitor.wait(&ME, request(&["n"]));
     sleep(600 * MS).await;
     fake.set_outage(Some("gone"));
     sleep(1000 * MS).await;
@@ -366,21 +373,21 @@ async fn an_engine_that_came_back_has_ten_seconds_to_start_what_it_restarts() {
 async fn a_failed_unit_is_terminal_with_its_journal_once_confirmed() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
     fake.set_unit("n", "munge.service", "failed", "failed");
-    let engine = engine(&fake);
-    let (reports, result) = told(engine.wait(&ME, request(&["n"]))).await;
+    let monitor = monitor(&fake);
+    let (reports, result) = told(monitor.wait(&ME, request(&["n"]))).await;
     assert_eq!(result.message, "n: munge: munge.service is failed");
     assert!(result.elapsed >= 100 * MS);
     assert_eq!(reports.len(), 2, "first failed, then terminal");
     assert!(matches!(reports[0].state, NodeState::Waiting(_)));
     assert_eq!(reports[1].probes[3].detail.as_str(), "it died");
 
-    let munge = engine
+    let munge = monitor
         .check(&ME, &name("n"), &probe("munge"), None, CHECK_LIMIT)
         .await
         .unwrap();
     assert!(munge.result.is_terminal());
     // One look cannot be two.
-    let snapshot = engine.snapshot(&ME, &name("n"), None).await.unwrap();
+    let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
     assert_eq!(
         snapshot.probes[3].result,
         ProbeResult::Looked(Outcome::failed("munge.service is failed"))
@@ -390,9 +397,9 @@ async fn a_failed_unit_is_terminal_with_its_journal_once_confirmed() {
 #[tokio::test(start_paused = true)]
 async fn a_unit_that_passes_through_failed_on_every_cycle_is_waited_for() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     fake.set_unit("n", "munge.service", "failed", "failed");
-    let wait = engine.wait(&ME, request(&["n"]));
+    let wait = monitor.wait(&ME, request(&["n"]));
     let cycling = async {
         for _ in 0..40 {
             sleep(90 * MS).await;
@@ -409,8 +416,8 @@ async fn a_daemon_that_dies_right_after_its_start_is_never_ready() {
     let mut node = FakeNode::ready("w", Some("worker"));
     node.units.get_mut("slurmd.service").unwrap().kind = "simple";
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
-    let wait = engine.wait(&ME, request(&["w"]));
+    let monitor = monitor(&fake);
+    let wait = monitor.wait(&ME, request(&["w"]));
     let dying = async {
         sleep(150 * MS).await;
         fake.set_unit("w", "slurmd.service", "failed", "failed");
@@ -426,7 +433,7 @@ async fn a_daemon_that_dies_right_after_its_start_is_never_ready() {
 
     // Snapshot and check answer what is now.
     fake.set_unit("w", "slurmd.service", "active", "running");
-    assert!(engine.snapshot(&ME, &name("w"), None).await.unwrap().ready);
+    assert!(monitor.snapshot(&ME, &name("w"), None).await.unwrap().ready);
 }
 
 #[tokio::test(start_paused = true)]
@@ -435,12 +442,12 @@ async fn ready_needs_all_nodes_at_the_same_moment() {
     for _ in 0..10 {
         let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("b", None)]);
         fake.set_unit("b", "munge.service", "inactive", "dead");
-        let engine = engine(&fake);
+        let monitor = monitor(&fake);
         let slow = WaitRequest {
             poll_interval: Duration::from_secs(20),
             ..request(&["a", "b"])
         };
-        let wait = engine.wait(&ME, slow);
+        let wait = monitor.wait(&ME, slow);
         sleep(1000 * MS).await;
         // `a` was ready when it was looked at last, and is not any more when `b` becomes so.
         fake.set_unit("a", "munge.service", "inactive", "dead");
@@ -458,12 +465,12 @@ async fn ready_needs_all_nodes_at_the_same_moment() {
 #[tokio::test(start_paused = true)]
 async fn stable_for_counts_from_the_first_passing_look_and_starts_again() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let stable = || WaitRequest {
         stable_for: 2000 * MS,
         ..request(&["n"])
     };
-    let (reports, result) = told(engine.wait(&ME, stable())).await;
+    let (reports, result) = told(monitor.wait(&ME, stable())).await;
     assert_eq!(result.verdict, Verdict::Ready);
     assert!(
         (2000 * MS..2100 * MS).contains(&result.elapsed),
@@ -476,7 +483,7 @@ async fn stable_for_counts_from_the_first_passing_look_and_starts_again() {
     );
     assert_eq!(reports.last().unwrap().state, NodeState::Ready);
 
-    let wait = engine.wait(&ME, stable());
+    let wait = monitor.wait(&ME, stable());
     let flapping = async {
         sleep(1000 * MS).await;
         fake.set_unit("n", "munge.service", "inactive", "dead");
@@ -490,13 +497,13 @@ async fn stable_for_counts_from_the_first_passing_look_and_starts_again() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_times_out_blames_who_fails_before_who_is_only_too_young() {
     let fake = FakeEngine::new([FakeNode::ready("a", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let wait = WaitRequest {
         limit: Some(2000 * MS),
         stable_for: 1900 * MS,
         ..request(&["a", "missing"])
     };
-    let (_, result) = told(engine.wait(&ME, wait)).await;
+    let (_, result) = told(monitor.wait(&ME, wait)).await;
     assert_eq!(
         result.message,
         "not ready within 2s: missing: container: container missing does not exist yet"
@@ -507,9 +514,9 @@ async fn a_wait_that_times_out_blames_who_fails_before_who_is_only_too_young() {
 #[tokio::test(start_paused = true)]
 async fn a_port_that_accepts_is_no_slurmrestd_without_its_unit() {
     let fake = FakeEngine::new([FakeNode::ready("n", Some("api"))]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let (node, slurmrestd) = (name("n"), probe("slurmrestd"));
-    let check = || engine.check(&ME, &node, &slurmrestd, None, CHECK_LIMIT);
+    let check = || monitor.check(&ME, &node, &slurmrestd, None, CHECK_LIMIT);
     let failed = ProbeResult::Looked(Outcome::failed(
         "slurmrestd.service does not exist in the node",
     ));
@@ -527,12 +534,12 @@ async fn two_looks_at_a_unit_are_as_far_apart_as_systemd_was_asked() {
     let mut node = FakeNode::ready("w", Some("worker"));
     node.units.get_mut("slurmd.service").unwrap().kind = "simple";
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let hasty = WaitRequest {
         poll_interval: 10 * MS,
         ..request(&["w"])
     };
-    let wait = engine.wait(&ME, hasty);
+    let wait = monitor.wait(&ME, hasty);
     let dying = async {
         // systemd is asked once more; then sshd takes its time, in which slurmd dies.
         sleep(25 * MS).await;
@@ -554,8 +561,8 @@ async fn what_was_seen_first_in_a_long_look_is_asked_again_at_its_end() {
     let mut node = FakeNode::ready("c", Some("controller"));
     node.delay = 700 * MS;
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
-    let wait = engine.wait(
+    let monitor = monitor(&fake);
+    let wait = monitor.wait(
         &ME,
         WaitRequest {
             limit: Some(4000 * MS),
@@ -588,7 +595,7 @@ async fn a_restart_between_two_looks_starts_the_stable_time_again() {
     node.container.started_at = Some(start);
     node.container.restarts = true;
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let stable = || WaitRequest {
         stable_for: 3000 * MS,
         ..request(&["n"])
@@ -597,7 +604,7 @@ async fn a_restart_between_two_looks_starts_the_stable_time_again() {
     let container = || fake.change("n", |node| node.container.started_at = Some(start + MS));
     let unit = || fake.set_unit("n", "munge.service", "active", "running");
     for restart in [&container as &dyn Fn(), &unit] {
-        let wait = engine.wait(&ME, stable());
+        let wait = monitor.wait(&ME, stable());
         sleep(2000 * MS).await;
         restart();
         let (_, result) = told(wait).await;
@@ -613,7 +620,7 @@ async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun(
     let mut node = FakeNode::ready("n", None);
     node.container.started_at = Some(start);
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let restart = || {
         fake.change("n", |node| {
             let before = node.container.started_at.unwrap();
@@ -624,8 +631,8 @@ async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun(
         stable_for: 5000 * MS,
         ..request(&["n"])
     };
-    let stop = engine.wait(&ME, stable.clone());
-    let keep = engine.wait(
+    let stop = monitor.wait(&ME, stable.clone());
+    let keep = monitor.wait(
         &ME,
         WaitRequest {
             failure_policy: FailurePolicy::KeepWaiting,
@@ -644,7 +651,7 @@ async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun(
     assert_eq!(reason(last), over);
     assert!(matches!(last.probes[1].result, ProbeResult::Skipped(_)));
     // Who begins now has seen this run only.
-    let new = told(engine.wait(&ME, request(&["n"]))).await.1;
+    let new = told(monitor.wait(&ME, request(&["n"]))).await.1;
     assert_eq!(new.verdict, Verdict::Ready);
     let (reports, result) = told(keep).await;
     assert_eq!(result.verdict, Verdict::Ready);
@@ -657,7 +664,7 @@ async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun(
         probes: vec![probe("munge")],
         ..stable
     };
-    let wait = engine.wait(&ME, munge);
+    let wait = monitor.wait(&ME, munge);
     sleep(2000 * MS).await;
     restart();
     let (_, result) = told(wait).await;
@@ -673,14 +680,14 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
     node.container.restarts = true;
     node.units.get_mut("munge.service").unwrap().active = "inactive";
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let exited = || State::Exited {
         code: 137,
         oom: false,
     };
     let (quick, late) = (
-        engine.wait(&ME, request(&["n"])),
-        engine.wait(&ME, request(&["n"])),
+        monitor.wait(&ME, request(&["n"])),
+        monitor.wait(&ME, request(&["n"])),
     );
     sleep(600 * MS).await;
     let end = Instant::now();
@@ -694,7 +701,7 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
         reasons,
         [
             "munge: munge.service is inactive (running)",
-            "container: container n is exited (exit code 137); its restart policy may start it again",
+            "container: container n is exited (exit code 137)",
             "container: container n is exited (exit code 137)",
         ]
     );
@@ -704,7 +711,7 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
     fake.put(FakeNode::ready("n", None));
     fake.change("n", |node| node.container.restarts = true);
     fake.set_unit("n", "munge.service", "inactive", "dead");
-    let wait = engine.wait(&ME, request(&["n"]));
+    let wait = monitor.wait(&ME, request(&["n"]));
     sleep(3000 * MS).await;
     fake.change("n", |node| node.container.state = exited());
     sleep(800 * MS).await;
@@ -720,12 +727,12 @@ async fn a_recreated_container_inherits_nothing() {
     let mut other = FakeNode::ready("w", Some("worker"));
     other.system = "starting";
     fake.put(other);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let wait = WaitRequest {
         limit: Some(5000 * MS),
         ..request(&["c", "w"])
     };
-    let wait = engine.wait(&ME, wait);
+    let wait = monitor.wait(&ME, wait);
     let recreating = async {
         sleep(1000 * MS).await;
         let mut new = FakeNode::ready("c", Some("controller"));
@@ -753,7 +760,7 @@ async fn a_check_of_ones_own_that_panics_ends_no_wait_silently() {
         poll_interval: Duration::MAX,
         ..wait
     };
-    let mut wait = engine(&fake).wait(&ME, wait);
+    let mut wait = monitor(&fake).wait(&ME, wait);
     let told = timeout(Duration::from_secs(5), wait.next()).await.unwrap();
     let Some(WaitEvent::Node(report)) = told else {
         panic!("{told:?}")
@@ -766,19 +773,19 @@ async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
     let mut node = FakeNode::ready("c", Some("controller"));
     node.ping = None;
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let limited = |limit| WaitRequest {
         limit: Some(limit),
         ..request(&["c"])
     };
 
     // Soon over: the message names what was being asked, not that it was cut short.
-    let (_, result) = told(engine.wait(&ME, limited(300 * MS))).await;
+    let (_, result) = told(monitor.wait(&ME, limited(300 * MS))).await;
     let pending = "c: slurmctld: scontrol ping has not answered yet";
     assert_eq!(result.message, format!("not ready within 0.3s: {pending}"));
 
     // It is told after a second, and the probe's own limit makes it a failure of the node.
-    let (reports, result) = told(engine.wait(&ME, limited(40_000 * MS))).await;
+    let (reports, result) = told(monitor.wait(&ME, limited(40_000 * MS))).await;
     assert_eq!(
         reason(&reports[0]),
         "slurmctld: scontrol ping has not answered yet"
@@ -795,7 +802,7 @@ async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
         result.message
     );
 
-    let check = engine
+    let check = monitor
         .check(&ME, &name("c"), &probe("slurmctld"), None, 3000 * MS)
         .await
         .unwrap();
@@ -809,9 +816,9 @@ async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
 async fn a_hung_node_delays_no_other() {
     let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("bb", None)]);
     fake.hang("a");
-    let engine = engine(&fake);
-    let hung = engine.wait(&ME, request(&["a"]));
-    let (_, result) = told(engine.wait(&ME, request(&["bb"]))).await;
+    let monitor = monitor(&fake);
+    let hung = monitor.wait(&ME, request(&["a"]));
+    let (_, result) = told(monitor.wait(&ME, request(&["bb"]))).await;
     assert_eq!(result.verdict, Verdict::Ready);
     assert!(result.elapsed < 100 * MS, "{:?}", result.elapsed);
 
@@ -831,15 +838,15 @@ async fn a_hung_node_delays_no_other() {
 #[tokio::test(start_paused = true)]
 async fn a_label_that_is_no_role_is_never_guessed_around() {
     let fake = FakeEngine::new([FakeNode::ready("n", Some("boss"))]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let complaint = "container n has the label sind.role=boss, which is not a role: the roles are \
                      controller, submitter, worker, db and api";
     let failed = ProbeResult::Looked(Outcome::failed(complaint));
 
-    let snapshot = engine.snapshot(&ME, &name("n"), None).await.unwrap();
+    let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
     assert!(!snapshot.ready);
     assert_eq!(snapshot.probes[0].result, failed);
-    let check = engine
+    let check = monitor
         .check(&ME, &name("n"), &probe("container"), None, CHECK_LIMIT)
         .await
         .unwrap();
@@ -848,14 +855,14 @@ async fn a_label_that_is_no_role_is_never_guessed_around() {
         limit: Some(1000 * MS),
         ..request(&["n"])
     };
-    let (_, result) = told(engine.wait(&ME, short)).await;
+    let (_, result) = told(monitor.wait(&ME, short)).await;
     assert!(result.message.ends_with(complaint), "{}", result.message);
 
     // Who says the role, or the probes, needs no guess.
     let mut explicit = request(&["n"]);
     explicit.nodes[0].role = Some(Role::Worker);
     assert_eq!(
-        told(engine.wait(&ME, explicit)).await.1.verdict,
+        told(monitor.wait(&ME, explicit)).await.1.verdict,
         Verdict::Ready
     );
 }
@@ -863,14 +870,14 @@ async fn a_label_that_is_no_role_is_never_guessed_around() {
 #[tokio::test(start_paused = true)]
 async fn ones_own_probe_runs_like_the_others() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
     let third = Probe::custom("third-time", move |node: NodeName| {
         let call = count.fetch_add(1, Ordering::SeqCst);
         async move {
             match call {
-                0 => Err(CouldNotLook::new("no network")),
+                0 => Err(ProbeError::new("no network")),
                 1 => Ok(Outcome::failed(format!("{node} has called {call} times"))),
                 _ => Ok(Outcome::passed()),
             }
@@ -878,7 +885,7 @@ async fn ones_own_probe_runs_like_the_others() {
     });
     let mut probes = vec![third];
     probes.extend(Probe::of_role(None));
-    let (reports, result) = told(engine.wait(
+    let (reports, result) = told(monitor.wait(
         &ME,
         WaitRequest {
             probes,
@@ -903,7 +910,7 @@ async fn ones_own_probe_runs_like_the_others() {
         node: name("n"),
         role: None,
     };
-    let gave_up = engine
+    let gave_up = monitor
         .until_ready(&ME, target, vec![never], Duration::ZERO)
         .await;
     assert_eq!(
@@ -917,33 +924,35 @@ async fn a_wait_that_is_dropped_leaves_nothing_behind() {
     let mut node = FakeNode::ready("c", Some("controller"));
     node.ping = None;
     let fake = FakeEngine::new([node]);
-    let engine = engine(&fake);
-    let mut waits: Vec<_> = (0..20).map(|_| engine.wait(&ME, request(&["c"]))).collect();
+    let monitor = monitor(&fake);
+    let mut waits: Vec<_> = (0..20)
+        .map(|_| monitor.wait(&ME, request(&["c"])))
+        .collect();
     for wait in &mut waits {
         let _ = timeout(2000 * MS, wait.next()).await;
     }
     assert_eq!(fake.execs(), 1, "one at a time in a node");
     // Those of the waits; one that follows the node for all of them; and one that reads events.
-    assert_eq!(engine.environment().tasks(), 20 + 2);
+    assert_eq!(monitor.environment().tasks(), 20 + 2);
 
     drop(waits);
     sleep(MS).await;
     assert_eq!(fake.execs(), 0);
-    assert_eq!(engine.environment().tasks(), 2, "they linger");
+    assert_eq!(monitor.environment().tasks(), 2, "they linger");
     let before = fake.inspections();
     sleep(LINGER).await;
-    assert_eq!(engine.environment().tasks(), 1, "who closes the idle link");
+    assert_eq!(monitor.environment().tasks(), 1, "who closes the idle link");
     sleep(KEEP_LINKS).await;
     assert_eq!(fake.inspections(), before, "nothing was asked");
-    assert_eq!(engine.environment().tasks(), 0);
+    assert_eq!(monitor.environment().tasks(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_gets_the_newest_state_and_delays_nothing() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     fake.set_unit("n", "munge.service", "inactive", "dead");
-    let wait = engine.wait(&ME, request(&["n"]));
+    let wait = monitor.wait(&ME, request(&["n"]));
     for state in ["activating", "deactivating", "inactive", "activating"] {
         sleep(1000 * MS).await;
         fake.set_unit("n", "munge.service", state, state);
@@ -951,7 +960,7 @@ async fn a_slow_reader_gets_the_newest_state_and_delays_nothing() {
     fake.set_unit("n", "munge.service", "active", "running");
     sleep(Duration::from_secs(30)).await;
     assert_eq!(
-        engine.environment().tasks(),
+        monitor.environment().tasks(),
         0,
         "it was over long before it was read"
     );
@@ -964,9 +973,9 @@ async fn a_slow_reader_gets_the_newest_state_and_delays_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     fake.set_unit("n", "munge.service", "inactive", "dead");
-    let mut wait = engine.wait(
+    let mut wait = monitor.wait(
         &ME,
         WaitRequest {
             poll_interval: 50 * MS,
@@ -1004,7 +1013,7 @@ async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
         events: false,
         ..Options::default()
     };
-    let engine = Engine::new(fake.clone(), options, Environment::tokio());
+    let monitor = Monitor::new(fake.clone(), options, Environment::tokio());
     let (events, told_by_us) = tokio::sync::mpsc::unbounded_channel();
     // The container alone is asked for, at moments that are known: nothing else finds out by chance
     // what an event is to tell.
@@ -1016,7 +1025,7 @@ async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
         ..request(&["n"])
     };
     let told_by_us = tokio_stream::wrappers::UnboundedReceiverStream::new(told_by_us);
-    let mut wait = engine.wait_with_events(&ME, patient, told_by_us);
+    let mut wait = monitor.wait_with_events(&ME, patient, told_by_us);
     // Nothing happens for so long that polling has become seldom, and it has only just been polled.
     while timeout(Duration::from_secs(600), wait.next()).await.is_ok() {}
     let looks = fake.inspections();
@@ -1064,8 +1073,8 @@ async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
 async fn after_the_callers_events_have_ended_nodes_are_polled() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
     fake.set_unit("n", "munge.service", "inactive", "dead");
-    let engine = engine(&fake);
-    let wait = engine.wait_with_events(&ME, request(&["n"]), futures_util::stream::empty());
+    let monitor = monitor(&fake);
+    let wait = monitor.wait_with_events(&ME, request(&["n"]), futures_util::stream::empty());
     let starting = async {
         sleep(5000 * MS).await;
         fake.set_unit("n", "munge.service", "active", "running");
@@ -1079,16 +1088,16 @@ async fn after_the_callers_events_have_ended_nodes_are_polled() {
 async fn who_has_not_seen_a_container_waits_for_it_though_others_have() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
     fake.set_unit("n", "munge.service", "inactive", "dead");
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     let keep = WaitRequest {
         failure_policy: FailurePolicy::KeepWaiting,
         ..request(&["n"])
     };
-    let first = engine.wait(&ME, keep);
+    let first = monitor.wait(&ME, keep);
     sleep(1000 * MS).await;
     fake.remove("n");
     sleep(1000 * MS).await;
-    let second = engine.wait(&ME, request(&["n"]));
+    let second = monitor.wait(&ME, request(&["n"]));
     sleep(1000 * MS).await;
     fake.put(FakeNode::ready("n", None));
     let ((reports, result), (others, _)) = tokio::join!(told(second), told(first));
@@ -1105,15 +1114,15 @@ async fn who_has_not_seen_a_container_waits_for_it_though_others_have() {
 async fn stable_for_counts_from_ones_own_first_look_though_others_look_on() {
     let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("b", None)]);
     fake.set_unit("b", "munge.service", "inactive", "dead");
-    let engine = engine(&fake);
+    let monitor = monitor(&fake);
     // Has seen `a` pass for long.
-    let other = engine.wait(&ME, request(&["a", "b"]));
+    let other = monitor.wait(&ME, request(&["a", "b"]));
     sleep(10_000 * MS).await;
     let stable = WaitRequest {
         stable_for: 3000 * MS,
         ..request(&["a"])
     };
-    let (_, result) = told(engine.wait(&ME, stable)).await;
+    let (_, result) = told(monitor.wait(&ME, stable)).await;
     assert_eq!(result.verdict, Verdict::Ready);
     assert!(result.elapsed >= 3000 * MS, "{:?}", result.elapsed);
     drop(other);

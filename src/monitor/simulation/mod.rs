@@ -35,16 +35,19 @@ use tokio::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
-    Engine, FailurePolicy, LINGER, NodeState, Options, Verdict, WaitEvent, WaitRequest, WaitTarget,
+    FailurePolicy, LINGER, Monitor, NodeState, Options, Verdict, WaitEvent, WaitRequest, WaitTarget,
 };
 use crate::{
+    container::{Container, ContainerId, Network, State},
+    engine::{ContainerEngine, EngineError, EventStream, Exec, RunningExec},
     environment::{Clock, Environment, Spawner, Task, TaskFuture},
-    event::{Action, ContainerEvent, Doubts, EventStream, heard},
-    link::{Link, LinkError, Links, Told},
+    event::{Action, ContainerEvent},
+    inbox::Inbox,
+    link::{Link, LinkError, Links, Reply},
     node::{Identity, NodeName, Role},
-    question::{Answer, GreetingEnd, Question},
-    runtime::{Container, ContainerId, Exec, Network, RunningExec, Runtime, RuntimeError, State},
-    unit::{SystemdLook, Unit, UnitQuestion},
+    question::{Answer, GreetingEnd, PortQuestion, Question},
+    systemd::signals::SignalCounter,
+    unit::{SystemdState, Unit, UnitQuestion},
 };
 
 use link::SimLink;
@@ -91,7 +94,7 @@ struct TrueContainer {
     tells: bool,
     /// Which of its buses is the one now: another one after each break.
     bus: u64,
-    ears: Vec<Weak<Doubts>>,
+    ears: Vec<Weak<Inbox>>,
     /// When the last signal arrives: they come in order.
     last_signal: Instant,
 }
@@ -132,12 +135,13 @@ struct World {
     latency: Duration,
     /// When it was slow last: calls from then may still be on their way.
     slow: Option<Instant>,
-    subscribers: Vec<mpsc::UnboundedSender<Result<ContainerEvent, RuntimeError>>>,
+    subscribers: Vec<mpsc::UnboundedSender<Result<ContainerEvent, EngineError>>>,
     past: VecDeque<ContainerEvent>,
     /// How many of a hundred events are lost, and told twice.
     lost: u32,
     twice: u32,
     links: Arc<AtomicUsize>,
+    signals: SignalCounter,
     violations: Vec<String>,
     waits: usize,
     verdicts: BTreeMap<&'static str, u64>,
@@ -161,6 +165,7 @@ impl Sim {
             lost: 0,
             twice: 0,
             links: Arc::default(),
+            signals: SignalCounter::default(),
             violations: Vec::new(),
             waits: 0,
             verdicts: BTreeMap::new(),
@@ -169,6 +174,11 @@ impl Sim {
 
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap()
+    }
+
+    /// The number of the last signal.
+    fn signals(&self) -> u64 {
+        self.world().signals.last()
     }
 
     /// Some time up to that.
@@ -228,10 +238,10 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
     }
     let environment = Environment::new(Paused, Paused, seed);
     let maker = sim.clone();
-    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    let engine: Arc<dyn ContainerEngine> = Arc::new(sim.clone());
     let options = Options::default();
     let links = Links::new(
-        Arc::clone(&runtime),
+        Arc::clone(&engine),
         environment.clone(),
         options.link,
         options.keep_links,
@@ -239,7 +249,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
     let links = links.made_by(Arc::new(move |container| {
         Arc::new(SimLink::new(&maker, container))
     }));
-    let engine = Engine::over(runtime, links, options, environment.clone());
+    let monitor = Monitor::over(engine, links, options, environment.clone());
 
     let mut clients: Vec<JoinHandle<()>> = Vec::new();
     for _ in 0..steps {
@@ -258,7 +268,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
                 let request = sim.world().request();
                 clients.push(tokio::spawn(client::follow(
                     sim.clone(),
-                    engine.clone(),
+                    monitor.clone(),
                     request,
                 )));
             }
@@ -303,7 +313,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
         ..WaitRequest::default()
     };
     let in_time = if faults { IN_TIME } else { SOON };
-    let wait = engine.wait(&Identity::Local, request);
+    let wait = monitor.wait(&Identity::Local, request);
     // By then it waits for the last unit, and asks for nothing that is told.
     sleep(Duration::from_secs(10)).await;
     for name in &names {

@@ -15,8 +15,10 @@ use super::{
     gate::{ExecGate, Pass, Refused},
 };
 use crate::{
+    container::Container,
+    engine::{ContainerEngine, EngineError},
     environment::Environment,
-    runtime::{Container, Runtime, RuntimeError},
+    systemd::signals::SignalCounter,
 };
 
 /// For how long after a container's start it is looked at without exec first: an exec before systemd
@@ -25,16 +27,18 @@ const YOUNG: Duration = Duration::from_secs(5);
 
 /// One run of one container, and the engine that it is on.
 #[derive(Clone)]
-pub(crate) struct Place {
-    pub(super) runtime: Arc<dyn Runtime>,
+pub(crate) struct Target {
+    pub(super) engine: Arc<dyn ContainerEngine>,
     pub(super) gate: Arc<ExecGate>,
     pub(super) environment: Environment,
     pub(super) container: Container,
+    /// Numbers the signals of all nodes.
+    pub(super) signals: SignalCounter,
     /// Whether its systemd was seen to be up: what has started once in this run has started.
     pub(super) up: Arc<AtomicBool>,
 }
 
-impl Place {
+impl Target {
     /// Whether the container has only just been started. Whatever is not there may still come.
     pub(super) fn is_young(&self) -> bool {
         let age = |start: SystemTime| self.environment.wall().duration_since(start);
@@ -90,8 +94,8 @@ impl Place {
         if self.up.load(Ordering::Relaxed) || !self.is_young() {
             return Ok(());
         }
-        match self.runtime.processes(&self.container.id, by).await {
-            Ok(0) | Err(RuntimeError::NotRunning { .. }) => Err(LinkError::NotRunning),
+        match self.engine.processes(&self.container.id, by).await {
+            Ok(0) | Err(EngineError::NotRunning { .. }) => Err(LinkError::NotRunning),
             Ok(1) => Err(LinkError::Node(
                 "systemd is only starting: no other process runs in the container yet".to_owned(),
             )),
@@ -109,18 +113,19 @@ pub(in crate::link) mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::runtime::{ContainerId, Exec, Network, RunningExec, State};
+    use crate::container::{ContainerId, Network, State};
+    use crate::engine::{Exec, RunningExec};
 
     /// An engine that nobody asks anything.
     pub(in crate::link) struct Silent;
 
     #[async_trait]
-    impl Runtime for Silent {
-        async fn inspect(&self, _: &str, _: Instant) -> Result<Option<Container>, RuntimeError> {
+    impl ContainerEngine for Silent {
+        async fn inspect(&self, _: &str, _: Instant) -> Result<Option<Container>, EngineError> {
             unreachable!()
         }
 
-        async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, RuntimeError> {
+        async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, EngineError> {
             unreachable!()
         }
 
@@ -129,7 +134,7 @@ pub(in crate::link) mod tests {
             _: &ContainerId,
             _: Exec,
             _: Instant,
-        ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+        ) -> Result<Box<dyn RunningExec>, EngineError> {
             unreachable!()
         }
     }
@@ -147,13 +152,14 @@ pub(in crate::link) mod tests {
         }
     }
 
-    pub(in crate::link) fn place(n: usize) -> Place {
+    pub(in crate::link) fn target(n: usize) -> Target {
         let environment = Environment::tokio();
-        Place {
-            runtime: Arc::new(Silent),
+        Target {
+            engine: Arc::new(Silent),
             gate: Arc::new(ExecGate::new(environment.clone())),
             environment,
             container: container(n, 1),
+            signals: SignalCounter::default(),
             up: Arc::default(),
         }
     }

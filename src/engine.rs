@@ -1,7 +1,6 @@
 //! The container engine as the rest of the crate sees it: a trait, and plain types.
 
 use std::{
-    fmt,
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -10,113 +9,13 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::{io::AsyncWrite, time::Instant};
 
-use crate::{event::EventStream, node::Labels};
+use crate::{
+    container::{Container, ContainerId},
+    event::ContainerEvent,
+};
 
 /// How long a call to the engine may take until it answers.
 pub const CALL_LIMIT: Duration = Duration::from_secs(5);
-
-/// A container's full id. A name can be given to another container; an id never is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ContainerId(pub String);
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.get(..12).unwrap_or(&self.0))
-    }
-}
-
-/// What the engine says of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Its id.
-    pub id: ContainerId,
-    /// Its name, without the slash that Docker puts before it.
-    pub name: String,
-    /// Its labels.
-    pub labels: Labels,
-    /// Its state.
-    pub state: State,
-    /// Whether it has a restart policy, so that an engine that starts may start it again.
-    pub restarts: bool,
-    /// When it was last started, by the engine's clock.
-    pub started_at: Option<SystemTime>,
-    /// The number of its first process on the engine's machine, which need not be this one.
-    pub pid: Option<u32>,
-    /// Whose network it uses.
-    pub network: Network,
-}
-
-/// Whose network a container uses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Network {
-    /// Its own: what listens there is the container's.
-    #[default]
-    Own,
-    /// That of the engine's machine.
-    Host,
-    /// Another container's, by its name or id.
-    Container(String),
-}
-
-impl Container {
-    /// Whether both are the same run of the same container: neither another one of its name, nor the
-    /// same one started again.
-    #[must_use]
-    pub fn is_same_run(&self, other: &Self) -> bool {
-        self.run().is_same(&other.run())
-    }
-
-    pub(crate) fn run(&self) -> Run {
-        Run {
-            id: self.id.clone(),
-            started_at: self.started_at,
-            pid: self.pid,
-        }
-    }
-}
-
-/// A run of a container: from one start of it to its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) id: ContainerId,
-    started_at: Option<SystemTime>,
-    pid: Option<u32>,
-}
-
-impl Run {
-    /// Whether both are the same run. A container that has ended has no process any more, so that a
-    /// missing number tells nothing; two different ones are two runs, whatever the times say.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let other_process = matches!((self.pid, other.pid), (Some(a), Some(b)) if a != b);
-        self.id == other.id && self.started_at == other.started_at && !other_process
-    }
-}
-
-/// A container's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Made, and not started yet.
-    Created,
-    /// Its processes run.
-    Running,
-    /// Its processes are frozen.
-    Paused,
-    /// It ended, and the engine is about to start it again.
-    Restarting,
-    /// Its files are being removed.
-    Removing,
-    /// It ended.
-    Exited {
-        /// The exit code of its first process.
-        code: i64,
-        /// Whether the kernel killed a process of it for want of memory.
-        oom: bool,
-    },
-    /// It ended, and could not be cleaned up.
-    Dead,
-    /// A state that this version does not know; never taken for running.
-    Other(String),
-}
 
 /// A command to run in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,17 +37,20 @@ pub struct ExecOutput {
     pub code: i64,
 }
 
+/// Events as they come. An error, or the end, means that some may have been missed since.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<ContainerEvent, EngineError>> + Send>>;
+
 /// A container engine.
 ///
 /// Every call has a time limit of its own and honours an earlier `by`. Dropping a call's future
 /// gives it up.
 #[async_trait]
-pub trait Runtime: Send + Sync + 'static {
+pub trait ContainerEngine: Send + Sync + 'static {
     /// The container of that name or id; `None` if there is none.
-    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError>;
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError>;
 
     /// How many processes run in the container, without starting one.
-    async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, RuntimeError>;
+    async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError>;
 
     /// Starts a command in a running container, as root.
     async fn exec(
@@ -156,7 +58,7 @@ pub trait Runtime: Send + Sync + 'static {
         id: &ContainerId,
         exec: Exec,
         by: Instant,
-    ) -> Result<Box<dyn RunningExec>, RuntimeError>;
+    ) -> Result<Box<dyn RunningExec>, EngineError>;
 
     /// Subscribes to what happens to containers, and answers once the subscription stands: whatever
     /// happens from then on is told. Of what has happened since that time, by the engine's clock, as
@@ -167,9 +69,9 @@ pub trait Runtime: Send + Sync + 'static {
         &self,
         since: Option<SystemTime>,
         by: Instant,
-    ) -> Result<EventStream, RuntimeError> {
+    ) -> Result<EventStream, EngineError> {
         let _ = (since, by);
-        Err(RuntimeError::Refused {
+        Err(EngineError::Refused {
             action: "subscribing to events".to_owned(),
             message: "it has no events".to_owned(),
         })
@@ -183,8 +85,8 @@ pub trait Runtime: Send + Sync + 'static {
 pub trait RunningExec: Send {
     /// Waits for the command's end.
     ///
-    /// [`RuntimeError::StillRunning`] if it has not ended by then.
-    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, RuntimeError>;
+    /// [`EngineError::StillRunning`] if it has not ended by then.
+    async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, EngineError>;
 
     /// The command's streams, for one that is talked to. It has no time limit and no cap.
     fn streams(self: Box<Self>) -> ExecStreams;
@@ -195,7 +97,7 @@ pub struct ExecStreams {
     /// Its standard input.
     pub input: Pin<Box<dyn AsyncWrite + Send>>,
     /// What it prints; ends when it does, or with the connection to it.
-    pub output: Pin<Box<dyn Stream<Item = Result<ExecChunk, RuntimeError>> + Send>>,
+    pub output: Pin<Box<dyn Stream<Item = Result<ExecChunk, EngineError>> + Send>>,
 }
 
 /// A piece of what a command prints.
@@ -209,7 +111,7 @@ pub enum ExecChunk {
 
 /// Why a call to the engine gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum RuntimeError {
+pub enum EngineError {
     /// Nobody answers.
     #[error("{action}: the engine at {engine} cannot be reached: {cause}")]
     Unreachable {

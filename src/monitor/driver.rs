@@ -25,14 +25,15 @@ use super::{
     },
 };
 use crate::{
+    container::Run,
+    engine::seconds,
     environment::{Environment, after},
     event::ContainerEvent,
     node::{Identity, NodeName},
-    probe::{Outcome, Probe, container},
+    probe::{Outcome, container},
     report::{ProbeReport, ProbeResult},
-    runtime::{Run, seconds},
     text::{Detail, Reason},
-    watcher::{Published, Seen, Wanted, Watcher, Watchers},
+    watcher::{Freshness, NodeStatus, ProbeSet, SeenRun, Watcher, Watchers},
 };
 
 /// What somebody else than the engine tells of containers.
@@ -48,16 +49,16 @@ pub(super) struct Driver {
     request: WaitRequest,
     started: Instant,
     deadline: Option<Instant>,
-    nodes: Vec<Followed>,
+    nodes: Vec<WaitNode>,
     events: Events,
     view: watch::Sender<View>,
 }
 
 /// A node of the wait.
-struct Followed {
+struct WaitNode {
     node: NodeName,
     watcher: Watcher,
-    newest: Arc<Published>,
+    newest: Arc<NodeStatus>,
     /// Since when it has passed for this wait, by its own looks: none that started before the wait did
     /// counts.
     passed_since: Option<Instant>,
@@ -65,21 +66,21 @@ struct Followed {
     unsettled_since: Instant,
     told: Option<Arc<NodeReport>>,
     /// The moment for which another look has been asked.
-    nudged_for: Option<Instant>,
+    refreshed_for: Option<Instant>,
     /// The run that this wait has seen alive.
     run: Option<Run>,
     /// Why that is over for good, though the container runs again.
     ended: Option<Reason>,
 }
 
-impl Followed {
+impl WaitNode {
     /// Holds the run that was seen last against the one that this wait has seen alive.
     ///
     /// A container that ends and is started again at once need not be found exited by any look, but
     /// its other start cannot be missed. Without a restart policy nothing but somebody's `docker
     /// restart`, or stop and start, does that, and what was waited for is over.
-    fn follow_run(&mut self, seen: Option<&Seen>, started: Instant) {
-        let Some(seen) = seen.filter(|seen| seen.at >= started) else {
+    fn follow_run(&mut self, seen: Option<&SeenRun>, started: Instant) {
+        let Some(seen) = seen.filter(|seen| seen.asked >= started) else {
             return;
         };
         let another = |run: &Run| run.id == seen.run.id && !run.is_same(&seen.run);
@@ -93,7 +94,7 @@ impl Followed {
 }
 
 /// A node's newest state.
-type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<Published>>)>;
+type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<NodeStatus>>)>;
 
 impl Driver {
     /// A driver, and where it leaves what there is to tell.
@@ -113,23 +114,18 @@ impl Driver {
             Duration::ZERO => POLL_INTERVAL,
             interval => interval,
         };
-        let mut probes = request.probes.clone();
-        Probe::sort(&mut probes);
         let follow = |target: &WaitTarget| {
-            let wanted = Wanted {
-                role: target.role,
-                probes: (!probes.is_empty()).then(|| probes.clone()),
-            };
-            let watcher = watchers.follow(identity, &target.node, wanted, interval);
-            let newest = Arc::clone(&watcher.published.borrow());
-            Followed {
+            let probes = ProbeSet::wait(target.role, request.probes.clone());
+            let watcher = watchers.follow(identity, &target.node, probes, interval);
+            let newest = watcher.status();
+            WaitNode {
                 node: target.node.clone(),
                 watcher,
                 newest,
                 passed_since: None,
                 unsettled_since: started,
                 told: None,
-                nudged_for: None,
+                refreshed_for: None,
                 run: None,
                 ended: None,
             }
@@ -150,13 +146,13 @@ impl Driver {
         let receivers = self
             .nodes
             .iter()
-            .map(|followed| followed.watcher.published.clone());
+            .map(|followed| followed.watcher.statuses());
         let mut changes: FuturesUnordered<Change> = receivers.enumerate().map(change).collect();
         loop {
             let now = self.environment.now();
             let next = match self.verdict(now) {
-                Progress::Over(verdict) => return self.end(verdict, now),
-                Progress::Next(next) => next,
+                Decision::Over(verdict) => return self.end(verdict, now),
+                Decision::Next(next) => next,
             };
             self.tell(now, false);
             let wake = [next, self.deadline, self.unsettled_due()]
@@ -187,49 +183,68 @@ impl Driver {
 
     fn take(
         &mut self,
-        (index, receiver): (usize, watch::Receiver<Arc<Published>>),
+        (index, receiver): (usize, watch::Receiver<Arc<NodeStatus>>),
         changes: &mut FuturesUnordered<Change>,
     ) {
-        let followed = &mut self.nodes[index];
         let newest = Arc::clone(&receiver.borrow());
-        let was_settled = is_settled(&followed.newest, self.started);
-        if was_settled && !is_settled(&newest, self.started) {
-            followed.unsettled_since = self.environment.now();
+        self.note(index, newest);
+        changes.push(change((index, receiver)));
+    }
+
+    /// Takes the statuses as they are at this instant, also those whose news has not been waited for
+    /// yet: what was drained before may be older.
+    fn catch_up(&mut self) {
+        for index in 0..self.nodes.len() {
+            let newest = self.nodes[index].watcher.status();
+            if !Arc::ptr_eq(&newest, &self.nodes[index].newest) {
+                self.note(index, newest);
+            }
         }
-        followed.passed_since = match newest.passed_since {
+    }
+
+    fn note(&mut self, index: usize, newest: Arc<NodeStatus>) {
+        let node = &mut self.nodes[index];
+        let was_settled = is_settled(&node.newest, self.started);
+        if was_settled && !is_settled(&newest, self.started) {
+            node.unsettled_since = self.environment.now();
+        }
+        node.passed_since = match newest.passed_since {
             Some(since) if newest.started >= self.started => {
-                let first = followed.passed_since.unwrap_or(newest.started);
+                let first = node.passed_since.unwrap_or(newest.started);
                 Some(first.max(since))
             }
             // It has passed all the time, as others have seen; this wait has not looked yet.
             Some(_) | None => None,
         };
         if self.request.failure_policy == FailurePolicy::Stop {
-            followed.follow_run(newest.seen.as_ref(), self.started);
+            node.follow_run(newest.run.as_ref(), self.started);
         }
-        followed.newest = newest;
-        changes.push(change((index, receiver)));
+        node.newest = newest;
     }
 
     /// Whether the wait is over; if not, when time alone will change something.
-    fn verdict(&mut self, now: Instant) -> Progress {
+    fn verdict(&mut self, now: Instant) -> Decision {
+        let passed = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+        if passed(self.all_passed_from()) {
+            self.catch_up();
+        }
         if self.request.failure_policy == FailurePolicy::Stop && self.first_terminal().is_some() {
-            return Progress::Over(Verdict::Terminal);
+            return Decision::Over(Verdict::Terminal);
         }
         let next = match self.all_passed_from() {
             Some(moment) if moment > now => Some(moment),
             Some(moment) => {
                 if self.confirm(moment) {
-                    return Progress::Over(Verdict::Ready);
+                    return Decision::Over(Verdict::Ready);
                 }
                 None
             }
             None => None,
         };
         if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return Progress::Over(Verdict::TimedOut);
+            return Decision::Over(Verdict::TimedOut);
         }
-        Progress::Next(next)
+        Decision::Next(next)
     }
 
     /// The moment from which on every node has passed for as long as was asked, as far as the newest
@@ -252,14 +267,14 @@ impl Driver {
         for followed in &mut self.nodes {
             let newest = &followed.newest;
             let made_it = stable_for.is_zero() && newest.passed_since == Some(moment);
-            if followed.watcher.is_in_doubt() {
-                // Whatever comes of it is told.
+            if !followed.watcher.is_current(newest) {
+                // What comes of it is news.
                 all = false;
             } else if !made_it && newest.started < moment {
                 all = false;
-                if followed.nudged_for != Some(moment) {
-                    followed.nudged_for = Some(moment);
-                    followed.watcher.nudge();
+                if followed.refreshed_for != Some(moment) {
+                    followed.refreshed_for = Some(moment);
+                    followed.watcher.refresh();
                 }
             }
         }
@@ -270,7 +285,8 @@ impl Driver {
     fn first_terminal(&self) -> Option<usize> {
         self.nodes.iter().position(|followed| {
             let newest = &followed.newest;
-            let own = newest.settled && !newest.stale && newest.started >= self.started;
+            let counts = newest.is_settled && newest.freshness != Freshness::Stale;
+            let own = counts && newest.started >= self.started;
             let mut probes = newest.probes.iter();
             let terminal = probes.any(|report| report.result.is_terminal());
             followed.ended.is_some() || (own && !self.never_saw(newest) && terminal)
@@ -278,17 +294,17 @@ impl Driver {
     }
 
     /// Whether there is no such container, and this wait has never seen one: others may have.
-    fn never_saw(&self, newest: &Published) -> bool {
-        newest.absent
+    fn never_saw(&self, newest: &NodeStatus) -> bool {
+        newest.is_absent
             && newest
-                .seen
+                .run
                 .as_ref()
-                .is_none_or(|seen| seen.at < self.started)
+                .is_none_or(|seen| seen.asked < self.started)
     }
 
     /// When a probe that has never answered has to be told of.
     fn unsettled_due(&self) -> Option<Instant> {
-        let due = |followed: &Followed| {
+        let due = |followed: &WaitNode| {
             let told = || {
                 followed
                     .told
@@ -333,7 +349,7 @@ impl Driver {
     }
 
     /// A node's state under this wait's policy.
-    fn state(&self, followed: &Followed) -> NodeReport {
+    fn state(&self, followed: &WaitNode) -> NodeReport {
         let newest = &followed.newest;
         let mut probes = Arc::clone(&newest.probes);
         if self.request.failure_policy == FailurePolicy::KeepWaiting {
@@ -359,9 +375,14 @@ impl Driver {
                 }
             }
             (None, Some(since)) if self.is_stable(newest, since) => NodeState::Ready,
-            (None, None) => NodeState::Waiting(Reason::new(
-                "every probe has passed, and is looked at once more",
-            )),
+            (None, None) => {
+                // A wait that has only just begun has to look for itself: at the container first.
+                let blocked_by = newest.blocked_by.as_ref();
+                let probe = blocked_by.map_or("container", |blocked| blocked.probe.as_str());
+                NodeState::Waiting(Reason::new(format!(
+                    "every probe has passed, and {probe} is looked at once more"
+                )))
+            }
             (None, _) => NodeState::Waiting(Reason::new(format!(
                 "every probe has passed, and has to stay so for {}",
                 seconds(self.request.stable_for)
@@ -372,14 +393,14 @@ impl Driver {
             role: newest.role,
             state,
             probes,
-            trigger: newest.trigger,
-            trigger_detail: Arc::clone(&newest.detail),
+            trigger: newest.cause.trigger,
+            trigger_detail: Arc::clone(&newest.cause.detail),
             round: newest.round,
             observed: newest.observed,
         }
     }
 
-    fn is_stable(&self, newest: &Published, since: Instant) -> bool {
+    fn is_stable(&self, newest: &NodeStatus, since: Instant) -> bool {
         self.request.stable_for.is_zero() || newest.started >= after(since, self.request.stable_for)
     }
 
@@ -390,11 +411,11 @@ impl Driver {
             Verdict::Terminal => self.first_terminal(),
             Verdict::TimedOut => {
                 // Who fails comes before who passes, but not for long enough yet.
-                let failing = |followed: &Followed| {
+                let failing = |followed: &WaitNode| {
                     let told = followed.told.as_ref();
                     told.is_some_and(|told| told.failing().is_some())
                 };
-                let waiting = |followed: &Followed| match &followed.told {
+                let waiting = |followed: &WaitNode| match &followed.told {
                     Some(told) => told.state != NodeState::Ready,
                     None => true,
                 };
@@ -445,16 +466,16 @@ impl Driver {
     }
 }
 
-enum Progress {
+enum Decision {
     Over(Verdict),
     Next(Option<Instant>),
 }
 
 /// Whether the state is more than the news that something is being waited for: that it has passed
 /// only counts once this wait has looked for itself.
-fn is_settled(newest: &Published, started: Instant) -> bool {
+fn is_settled(newest: &NodeStatus, started: Instant) -> bool {
     let passed = || newest.probes.iter().all(|report| report.result.is_passed());
-    newest.settled && (newest.started >= started || !passed())
+    newest.is_settled && (newest.started >= started || !passed())
 }
 
 /// Makes failures of what is terminal.
@@ -487,7 +508,7 @@ fn end(probes: &mut Arc<[ProbeReport]>, ended: &Reason) {
     *probes = reports.into();
 }
 
-fn change((index, mut receiver): (usize, watch::Receiver<Arc<Published>>)) -> Change {
+fn change((index, mut receiver): (usize, watch::Receiver<Arc<NodeStatus>>)) -> Change {
     Box::pin(async move {
         if receiver.changed().await.is_err() {
             // Never, while the node is followed.

@@ -3,8 +3,8 @@
 use super::*;
 
 #[async_trait]
-impl Runtime for Sim {
-    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, RuntimeError> {
+impl ContainerEngine for Sim {
+    async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError> {
         let latency = self.world().latency;
         sleep(self.some(latency)).await;
         let (seen, outage) = {
@@ -27,7 +27,7 @@ impl Runtime for Sim {
         sleep(self.some(latency)).await;
         let action = format!("inspecting container {name}");
         if Instant::now() > by {
-            return Err(RuntimeError::TimedOut {
+            return Err(EngineError::TimedOut {
                 action,
                 limit: None,
             });
@@ -39,7 +39,7 @@ impl Runtime for Sim {
         }
     }
 
-    async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, RuntimeError> {
+    async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, EngineError> {
         Ok(2)
     }
 
@@ -48,7 +48,7 @@ impl Runtime for Sim {
         _: &ContainerId,
         _: Exec,
         _: Instant,
-    ) -> Result<Box<dyn RunningExec>, RuntimeError> {
+    ) -> Result<Box<dyn RunningExec>, EngineError> {
         Err(unreachable("starting a command".to_owned()))
     }
 
@@ -56,7 +56,7 @@ impl Runtime for Sim {
         &self,
         since: Option<SystemTime>,
         _: Instant,
-    ) -> Result<EventStream, RuntimeError> {
+    ) -> Result<EventStream, EngineError> {
         sleep(self.some(MS)).await;
         let mut world = self.world();
         if world.outage {
@@ -75,8 +75,8 @@ impl Runtime for Sim {
     }
 }
 
-pub(super) fn unreachable(action: String) -> RuntimeError {
-    RuntimeError::Unreachable {
+pub(super) fn unreachable(action: String) -> EngineError {
+    EngineError::Unreachable {
         action,
         engine: "sim://".to_owned(),
         cause: "an outage".to_owned(),
@@ -131,8 +131,8 @@ impl SimLink {
     pub(super) async fn look(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
-    ) -> Result<SystemdLook, LinkError> {
+        listener: Option<&Arc<Inbox>>,
+    ) -> Result<SystemdState, LinkError> {
         sleep(self.sim.some(2 * MS)).await;
         let bus = self.bus;
         let broken = || LinkError::Broken("the bus broke".to_owned());
@@ -151,8 +151,9 @@ impl SimLink {
             Ok(told)
         })??;
         sleep(self.sim.some(2 * MS)).await;
-        let look = self.read(&mut self.sim.world(), |now| SystemdLook {
-            heard: heard(),
+        let last_signal = self.sim.signals();
+        let look = self.read(&mut self.sim.world(), |now| SystemdState {
+            last_signal,
             system: now.system.to_owned(),
             failed_units: Vec::new(),
             units: question
@@ -160,7 +161,7 @@ impl SimLink {
                 .iter()
                 .map(|name| ((*name).to_owned(), now.unit(name)))
                 .collect(),
-            told,
+            subscribed: told,
         })?;
         sleep(self.sim.some(2 * MS)).await;
         let bus_now = self.read(&mut self.sim.world(), |now| now.bus)?;
@@ -211,48 +212,50 @@ impl Link for SimLink {
     async fn systemd(
         &self,
         question: &UnitQuestion,
-        listener: Option<&Arc<Doubts>>,
+        listener: Option<&Arc<Inbox>>,
         by: Instant,
-    ) -> Told<SystemdLook> {
-        let said = loop {
+    ) -> Reply<SystemdState> {
+        let result = loop {
             match self.look(question, listener).await {
                 // A paused node answers once it goes on.
                 Err(LinkError::Slow { .. }) if Instant::now() < by => sleep(20 * MS).await,
                 other => break other,
             }
         };
-        Told { via: "sim", said }
+        Reply { via: "sim", result }
     }
 
-    async fn ask(&self, question: &Question, by: Instant) -> Told<Answer> {
+    async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
         sleep(self.sim.some(12 * MS)).await;
         let read = || {
             self.read(&mut self.sim.world(), |now| match question {
-                Question::Greeting { port: 22, .. } => match now.units["ssh.service"].active {
-                    "active" | "reloading" => {
-                        Answer::Greeting(b"SSH-2.0-sim".to_vec(), GreetingEnd::Found)
+                Question::Port(PortQuestion { port: 22, .. }) => {
+                    match now.units["ssh.service"].active {
+                        "active" | "reloading" => {
+                            Answer::Greeting(b"SSH-2.0-sim".to_vec(), GreetingEnd::Found)
+                        }
+                        _ => Answer::Closed("Connection refused".to_owned()),
                     }
-                    _ => Answer::Closed("Connection refused".to_owned()),
-                },
-                Question::Command { .. } if now.rpc => Answer::Command {
+                }
+                Question::Command(_) if now.rpc => Answer::Command {
                     stdout: "c\nSlurmctld(primary) at c is UP\n".to_owned(),
                     stderr: String::new(),
                     code: 0,
                 },
-                Question::Command { .. } => Answer::Command {
+                Question::Command(_) => Answer::Command {
                     stdout: "c\nSlurmctld(primary) at c is DOWN\n".to_owned(),
                     stderr: String::new(),
                     code: 1,
                 },
-                _ => Answer::Closed("Connection refused".to_owned()),
+                Question::Port(_) => Answer::Closed("Connection refused".to_owned()),
             })
         };
-        let said = loop {
+        let result = loop {
             match read() {
                 Err(LinkError::Slow { .. }) if Instant::now() < by => sleep(20 * MS).await,
                 other => break other,
             }
         };
-        Told { via: "sim", said }
+        Reply { via: "sim", result }
     }
 }

@@ -160,12 +160,14 @@ impl World {
         let at = container.last_signal.max(Instant::now() + delay);
         container.last_signal = at;
         let ears = container.ears.clone();
+        let signals = self.signals.clone();
         tokio::spawn(async move {
             sleep_until(at).await;
+            let number = signals.next();
             for ear in ears.iter().filter_map(Weak::upgrade) {
                 match unit {
-                    Some(unit) => ear.unit(unit),
-                    None => ear.systemd(false),
+                    Some(unit) => ear.unit_changed(unit, number),
+                    None => ear.systemd_changed(),
                 }
             }
         });
@@ -184,7 +186,7 @@ impl World {
             sleep_until(at).await;
             ears.iter()
                 .filter_map(Weak::upgrade)
-                .for_each(|ear| ear.deaf());
+                .for_each(|ear| ear.signals_lost());
         });
     }
 

@@ -1,10 +1,10 @@
 //! `munge`, `slurmd`, `slurmdbd`, `sackd`: the unit is active.
 
-use super::{Finding, Outcome, Proof};
-use crate::unit::{SystemdLook, Unit};
+use super::{Finding, Outcome, Proof, UnitProof};
+use crate::unit::{SystemdState, Unit};
 
 /// The first of these names that is a unit of the node; the first of all if none is.
-pub(crate) fn find<'a>(look: &'a SystemdLook, names: &[&str]) -> Option<&'a Unit> {
+pub(crate) fn find<'a>(look: &'a SystemdState, names: &[&str]) -> Option<&'a Unit> {
     let unit = |name: &&str| look.units.get(*name);
     let exists = |name: &&&str| unit(name).is_some_and(Unit::exists);
     names
@@ -17,12 +17,12 @@ pub(crate) fn find<'a>(look: &'a SystemdLook, names: &[&str]) -> Option<&'a Unit
 /// Active passes, at once if the unit tells when it is up. Failed is terminal, once confirmed.
 pub(crate) fn judge(unit: &Unit) -> Finding {
     let reason = unit.describe();
-    let proof = || Proof::of(unit);
+    let proof = || UnitProof::of(unit);
     if unit.load == "masked" {
         Finding::Clear(Outcome::Failed(reason))
     } else if unit.is_failed() {
         Finding::Dead {
-            proof: proof(),
+            proof: Proof::Unit(proof()),
             reason,
             detail: unit.journal.clone(),
         }
@@ -127,11 +127,11 @@ mod tests {
     fn an_alias_counts_where_the_first_name_is_no_unit() {
         let mut ssh = unit("loaded", "active", "running", "notify");
         ssh.id = "ssh.service".to_owned();
-        let look = SystemdLook {
+        let look = SystemdState {
             system: "running".to_owned(),
             failed_units: vec![],
-            told: false,
-            heard: 0,
+            subscribed: false,
+            last_signal: 0,
             units: [
                 (
                     "sshd.service".to_owned(),

@@ -3,13 +3,13 @@
 use super::*;
 
 /// Follows a wait, and holds what it says against the truth.
-pub(super) async fn follow(sim: Sim, engine: Engine, request: WaitRequest) {
+pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
     let started = Instant::now();
     let policy = request.failure_policy;
     let stable_for = request.stable_for;
     let targets = request.nodes.clone();
     sim.world().waits += 1;
-    let mut wait = engine.wait(&Identity::Local, request);
+    let mut wait = monitor.wait(&Identity::Local, request);
     let mut first = true;
     // Since when the wait has seen each node's container run.
     let mut alive = BTreeMap::new();

@@ -1,0 +1,563 @@
+//! What the replies that there are come to, for one probe set: reports, what keeps the node from being
+//! ready, and what still has to be asked. Pure: it changes nothing, and reads no clock.
+//!
+//! A set has passed when nothing that it goes by is in doubt, and the container was inspected once more
+//! after all the rest.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    cached::{Cached, Freshness},
+    clients::{Mode, ProbeSet, SetId},
+    interpret::{Found, Replies, Source, Step, next_step},
+    publish::BlockedBy,
+    report_builder::{EvaluatedProbe, ReportBuilder},
+    schedule::{FRESH, RESYNC, banner_interval, earlier},
+    session::{ENGINE, SystemdReply},
+    span::Span,
+    state::{Answer, NodeState},
+};
+use crate::{
+    container::{Container, State},
+    environment::after,
+    node::{Role, RoleLabel},
+    probe::{Method, Outcome, Probe, ProbeError, ProbeKey, ProbeKind, container},
+    report::ProbeResult,
+    text::{Detail, Reason},
+};
+
+/// What an evaluation comes to.
+#[derive(Debug)]
+pub(crate) struct Evaluation {
+    pub(super) progress: Progress,
+    pub(crate) role: Option<Role>,
+    /// A report for every probe of the set.
+    pub(crate) reports: Vec<EvaluatedProbe>,
+    /// Since when the set has passed; none if it has not.
+    pub(super) passed_since: Option<Instant>,
+    /// What keeps the node from being ready.
+    pub(super) blocked_by: Option<BlockedBy>,
+    pub(super) needs: Needs,
+    /// No reply that this was made of was asked for earlier than then, but a banner that stands.
+    pub(super) started: Instant,
+    /// The worst of what it was made of.
+    pub(super) freshness: Freshness,
+    /// Whether there is no such container.
+    pub(super) is_absent: bool,
+    /// Whether the container was there at the last inspection.
+    pub(super) is_present: bool,
+    /// From when on a second look settles what is open.
+    pub(crate) confirm_at: Option<Instant>,
+}
+
+/// How far a set has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nobody has looked at the container yet.
+    NotLooked,
+    /// A probe has not replied yet.
+    Open,
+    /// A probe has not passed.
+    Blocked,
+    /// Every probe has passed; that it is so at one moment has to be confirmed.
+    Confirming,
+    /// Every probe has passed.
+    Passed,
+}
+
+/// What has to be asked.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    pub(super) container: bool,
+    pub(super) systemd: bool,
+    pub(super) probes: Vec<Probe>,
+    /// What counts, and is wanted once more all the same.
+    pub(super) refresh: Vec<Subject>,
+    /// When something will have to be asked for again.
+    pub(super) due: Vec<(Subject, Instant)>,
+    /// When an evaluation will come to something else though nothing arrives.
+    pub(super) wake: Option<Instant>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Subject {
+    Container,
+    Systemd,
+    Probe(ProbeKey),
+}
+
+/// What the container itself is to its probes.
+enum Standing {
+    /// This, to every one.
+    Every(Outcome, Option<Instant>),
+    /// It runs; its label may name no role.
+    Runs(Option<Outcome>),
+}
+
+/// What the passed probes of a set have gone by.
+struct Basis {
+    /// The earliest that any of it was asked for.
+    started: Instant,
+    /// The latest that any of it but the container was answered.
+    latest: Option<Instant>,
+    systemd: bool,
+    /// The answers that only time can make old, and whose probe that is.
+    answers: Vec<(ProbeKey, Probe)>,
+    freshness: Freshness,
+    /// The first probe whose replies do not count.
+    doubted: Option<String>,
+}
+
+impl Basis {
+    fn include(&mut self, span: Span) {
+        self.started = self.started.min(span.asked);
+        self.latest = self.latest.max(Some(span.answered));
+    }
+
+    fn rely_on(&mut self, freshness: Freshness, probe: &str) {
+        self.freshness = self.freshness.max(freshness);
+        if freshness != Freshness::Valid && self.doubted.is_none() {
+            self.doubted = Some(probe.to_owned());
+        }
+    }
+}
+
+/// Evaluates a probe set by what is known of its node.
+pub(super) fn evaluate(id: SetId, set: &ProbeSet, state: &NodeState, now: Instant) -> Evaluation {
+    let mut evaluator = Evaluator::new(id, set, state, now);
+    let Some(found) = state.container.value() else {
+        return evaluator.not_looked();
+    };
+    match found {
+        Err(error) => {
+            let ProbeError(reason) = error.clone().into();
+            evaluator.unknown_container(reason)
+        }
+        Ok(None) => evaluator.absent_container(),
+        Ok(Some(container)) => {
+            evaluator.present_container(container);
+            evaluator.conclude()
+        }
+    }
+}
+
+/// An evaluation in the making.
+struct Evaluator<'a> {
+    id: SetId,
+    set: &'a ProbeSet,
+    state: &'a NodeState,
+    now: Instant,
+    role: Option<Role>,
+    builder: ReportBuilder,
+    needs: Needs,
+    basis: Basis,
+    /// The probe that has not replied.
+    open: Option<String>,
+    confirm_at: Option<Instant>,
+}
+
+impl<'a> Evaluator<'a> {
+    fn new(id: SetId, set: &'a ProbeSet, state: &'a NodeState, now: Instant) -> Self {
+        let container = &state.container;
+        let role = set.role.or_else(|| state.last_role());
+        let started = match container.value() {
+            Some(_) => now.min(container.span().asked),
+            None => now,
+        };
+        let mut basis = Basis {
+            started,
+            latest: None,
+            systemd: false,
+            answers: Vec::new(),
+            freshness: Freshness::Valid,
+            doubted: None,
+        };
+        basis.rely_on(container.freshness(), "container");
+        let needs = Needs {
+            container: container.needs_query(),
+            ..Needs::default()
+        };
+        Self {
+            id,
+            set,
+            state,
+            now,
+            role,
+            builder: ReportBuilder::new(set.probes(role)),
+            needs,
+            basis,
+            open: None,
+            confirm_at: None,
+        }
+    }
+
+    fn not_looked(mut self) -> Evaluation {
+        self.builder.push_unanswered();
+        self.finish(Progress::NotLooked, None)
+    }
+
+    fn unknown_container(mut self, reason: Reason) -> Evaluation {
+        let unknown = ProbeResult::Unknown(reason);
+        self.builder
+            .push(unknown, Detail::default(), "", Duration::ZERO);
+        let due = self.state.retry_at(&self.state.container);
+        self.needs.due.push((Subject::Container, due));
+        self.finish(Progress::Blocked, None)
+    }
+
+    fn absent_container(mut self) -> Evaluation {
+        let missing = container::missing(&self.state.node, self.state.last_seen.is_some());
+        let took = self.state.container.span().took();
+        let looked = ProbeResult::Looked(missing);
+        self.builder.push(looked, Detail::default(), ENGINE, took);
+        let due = self.state.container_due();
+        self.needs.due.push((Subject::Container, due));
+        let mut evaluation = self.finish(Progress::Blocked, None);
+        evaluation.is_absent = true;
+        evaluation
+    }
+
+    fn present_container(&mut self, container: &Container) {
+        let label = match self.set.role {
+            Some(role) => RoleLabel::Is(role),
+            None => self.state.labels.role_of(&container.labels),
+        };
+        let mut bad_role = None;
+        self.role = match label {
+            RoleLabel::Is(role) => Some(role),
+            RoleLabel::Missing => None,
+            RoleLabel::Invalid { value } => {
+                let (node, key) = (&self.state.node, &self.state.labels.role);
+                bad_role = Some(container::bad_role(node, key, &value));
+                None
+            }
+        };
+        self.builder = ReportBuilder::new(self.set.probes(self.role));
+        let due = self.state.container_due();
+        self.needs.due.push((Subject::Container, due));
+        let standing = self.standing(container, bad_role);
+        self.run_probes(&standing);
+    }
+
+    /// What the container itself is to every probe, unless they have to be asked.
+    fn standing(&self, container: &Container, bad_role: Option<Outcome>) -> Standing {
+        let span = self.state.container.span();
+        let finding = container::judge(&self.state.node, container);
+        let judged = self.state.confirmations.judge(finding, span, self.set.mode);
+        if judged.outcome.is_passed() {
+            return Standing::Runs(bad_role);
+        }
+        if let Some(back) = self.state.engine_return(container)
+            && span.asked < back
+        {
+            let ended = judged.outcome.reason().map_or("", Reason::as_str);
+            let waits = format!("{ended}; the engine came back and may start it again");
+            return Standing::Every(Outcome::failed(waits), None);
+        }
+        Standing::Every(judged.outcome, judged.confirm_at)
+    }
+
+    /// Goes through the probes: all of them in a snapshot, else up to the first that has not passed.
+    fn run_probes(&mut self, standing: &Standing) {
+        let all = self.set.mode == Mode::Snapshot;
+        while let Some(probe) = self.builder.next() {
+            let result = match standing {
+                Standing::Every(outcome, confirm_at) => {
+                    self.confirm_at = *confirm_at;
+                    Some(self.by_engine(outcome.clone()))
+                }
+                Standing::Runs(bad_role) if probe.is_container() => {
+                    let outcome = bad_role.clone().unwrap_or_else(Outcome::passed);
+                    Some(self.by_engine(outcome))
+                }
+                Standing::Runs(_) => self.run_probe(&probe),
+            };
+            let Some((result, detail, via, elapsed)) = result else {
+                self.open.get_or_insert_with(|| probe.name().to_owned());
+                self.builder.push_unanswered();
+                if all {
+                    continue;
+                }
+                return;
+            };
+            let passed = result.is_passed();
+            self.builder.push(result, detail, via, elapsed);
+            if !passed && !all {
+                return;
+            }
+        }
+    }
+
+    fn by_engine(&self, outcome: Outcome) -> (ProbeResult, Detail, &'static str, Duration) {
+        let took = self.state.container.span().took();
+        let result = ProbeResult::Looked(outcome);
+        (result, Detail::default(), ENGINE, took)
+    }
+
+    /// What a probe comes to; none if there is no reply yet.
+    fn run_probe(
+        &mut self,
+        probe: &Probe,
+    ) -> Option<(ProbeResult, Detail, &'static str, Duration)> {
+        let key = probe.key();
+        if probe.needs_systemd() {
+            self.rely_on_systemd(probe)?;
+        }
+        let answer = self.state.answers.get(&key);
+        let replies = Replies {
+            systemd: self.state.systemd.value(),
+            probe: answer.and_then(|answer| answer.cached.value()),
+            container: self.state.container.span(),
+            confirmations: &self.state.confirmations,
+        };
+        match next_step(probe, self.set.mode, replies) {
+            Step::AskSystemd => {
+                self.needs.systemd = true;
+                None
+            }
+            Step::RunProbe => {
+                self.needs.probes.push(probe.clone());
+                None
+            }
+            // It is not kept: the container is inspected instead.
+            Step::Ended => None,
+            Step::Unknown(ProbeError(reason), source, span) => {
+                self.basis.include(span);
+                let due = match (source, answer) {
+                    (Source::Probe, Some(answer)) => {
+                        (Subject::Probe(key), self.state.retry_at(&answer.cached))
+                    }
+                    _ => (Subject::Systemd, self.state.retry_at(&self.state.systemd)),
+                };
+                self.needs.due.push(due);
+                let unknown = ProbeResult::Unknown(reason);
+                Some((unknown, Detail::default(), "", span.took()))
+            }
+            Step::Found(found) => self.settle(probe, found, answer),
+        }
+    }
+
+    /// Notes that a probe goes by what systemd said; none if there is no reply that counts.
+    fn rely_on_systemd(&mut self, probe: &Probe) -> Option<()> {
+        let systemd = &self.state.systemd;
+        self.basis.systemd = true;
+        self.needs.systemd |= systemd.needs_query();
+        self.basis.rely_on(systemd.freshness(), probe.name());
+        let reply = systemd.value()?;
+        let stands = !no_longer_stands(systemd, reply.result.is_ok(), self.now);
+        stands.then_some(())
+    }
+
+    fn settle(
+        &mut self,
+        probe: &Probe,
+        found: Found,
+        answer: Option<&Answer>,
+    ) -> Option<(ProbeResult, Detail, &'static str, Duration)> {
+        let passes = found.outcome.is_passed();
+        if probe.needs_systemd() {
+            self.basis.include(self.state.systemd.span());
+        }
+        if let Some(at) = found.confirm_at {
+            self.needs.due.push((Subject::Systemd, at));
+            self.confirm_at = earlier(self.confirm_at, Some(at));
+        }
+        let answer = answer.filter(|answer| answer.cached.value().is_some());
+        let mut stands_with_unit = false;
+        if let Some(Answer { cached, unit, .. }) = answer {
+            self.basis.rely_on(cached.freshness(), probe.name());
+            if cached.needs_query() {
+                self.needs.probes.push(probe.clone());
+                if no_longer_stands(cached, passes, self.now) {
+                    return None;
+                }
+                self.needs.wake = earlier(self.needs.wake, cached.stands_until());
+            }
+            stands_with_unit = passes && probe.stands_with_its_unit() && unit.is_some();
+            if !stands_with_unit {
+                self.basis.include(cached.span());
+                self.basis.answers.push((probe.key(), probe.clone()));
+            }
+        }
+        if probe.needs_systemd() {
+            let due = self.systemd_due(probe, !passes);
+            self.needs.due.push((Subject::Systemd, due));
+        }
+        if let Some(answer) = answer
+            && let Some(due) = self.answer_due(answer, !passes, stands_with_unit)
+        {
+            self.needs.due.push((Subject::Probe(probe.key()), due));
+        }
+        let took = found.span.took();
+        let result = ProbeResult::Looked(found.outcome);
+        Some((result, found.detail, found.via, took))
+    }
+
+    /// When systemd has to be asked again for a probe though nothing is signalled.
+    fn systemd_due(&self, probe: &Probe, stops: bool) -> Instant {
+        let systemd = &self.state.systemd;
+        let answered = systemd.span().answered;
+        let retry = || self.state.retry_at(systemd);
+        match systemd.value().map(|reply| &reply.result) {
+            Some(Ok(state)) if state.subscribed => {
+                let is_systemd = matches!(probe.kind(), ProbeKind::Builtin(Method::Systemd));
+                // The end of a boot is signalled; how else the state changes is not.
+                let boots = matches!(state.system.as_str(), "starting" | "initializing");
+                if stops && is_systemd && !boots {
+                    retry()
+                } else {
+                    answered + RESYNC
+                }
+            }
+            _ if stops => retry(),
+            _ => after(answered, self.state.poll()),
+        }
+    }
+
+    /// When a probe's own query has to be run again.
+    fn answer_due(&self, answer: &Answer, stops: bool, stands_with_unit: bool) -> Option<Instant> {
+        let answered = answer.cached.span().answered;
+        let poll = self.state.poll();
+        let systemd = self.state.systemd.value();
+        let subscribed = systemd.is_some_and(SystemdReply::is_subscribed);
+        match (stops, stands_with_unit) {
+            (true, _) => Some(self.state.retry_at(&answer.cached)),
+            (false, true) if subscribed => None,
+            (false, true) => Some(after(answered, banner_interval(poll))),
+            (false, false) => Some(after(answered, poll)),
+        }
+    }
+
+    fn conclude(mut self) -> Evaluation {
+        if let Some(probe) = self.open.clone() {
+            return self.finish(Progress::Open, Some(probe));
+        }
+        // A node without a probe would have proved nothing.
+        let passed = self.builder.is_complete() && self.builder.all_passed();
+        if !passed || self.builder.is_empty() {
+            return self.finish(Progress::Blocked, None);
+        }
+        if self.set.mode != Mode::Wait {
+            return self.finish(Progress::Passed, None);
+        }
+        match self.unconfirmed() {
+            Some(probe) => self.finish(Progress::Confirming, Some(probe)),
+            None => self.finish(Progress::Passed, None),
+        }
+    }
+
+    /// The probe that a set which has passed waits for, before it may say so: nothing that it goes by
+    /// is in doubt, and what was seen first was still so at the end.
+    fn unconfirmed(&mut self) -> Option<String> {
+        if self.basis.freshness != Freshness::Valid {
+            return self.basis.doubted.clone();
+        }
+        if self.state.passing.contains_key(&self.id) {
+            return None;
+        }
+        let systemd = self.state.systemd.span();
+        let container = self.state.container.span();
+        let latest = self.basis.latest.unwrap_or(container.asked);
+        // Not every change of systemd as a whole is signalled.
+        if self.basis.systemd && systemd.answered + FRESH < latest.max(container.asked) {
+            self.needs.refresh.push(Subject::Systemd);
+            return Some("systemd".to_owned());
+        }
+        // Nor is it signalled when an answer would be another. Those behind a probe that did not pass
+        // have not been asked for since.
+        let mut old = None;
+        for (key, probe) in &self.basis.answers {
+            let answer = self.state.answers.get(key);
+            let is_old = |answer: &Answer| answer.cached.span().answered + FRESH < container.asked;
+            if answer.is_some_and(is_old) {
+                self.needs.refresh.push(Subject::Probe(key.clone()));
+                old = old.or_else(|| Some(probe.name().to_owned()));
+            }
+        }
+        if old.is_some() {
+            return old;
+        }
+        // Events may be late, and an exec goes by an id that a restart keeps. But what has just
+        // answered over the node's own bus runs.
+        let reply = self.state.systemd.value();
+        let subscribed = reply.is_some_and(SystemdReply::is_subscribed);
+        let live = self.state.container_events_live() && self.state.container.is_valid();
+        let runs = self.basis.systemd && subscribed && live && systemd.answered >= latest;
+        if !runs && container.asked < latest {
+            self.needs.refresh.push(Subject::Container);
+            return Some("container".to_owned());
+        }
+        None
+    }
+
+    fn finish(self, progress: Progress, waits_for: Option<String>) -> Evaluation {
+        let reports = self.builder.finish();
+        let passed_since = match progress {
+            Progress::Passed => Some(
+                self.state
+                    .passing
+                    .get(&self.id)
+                    .copied()
+                    .unwrap_or(self.now),
+            ),
+            // What has passed before, and has not been undone, has passed all the time.
+            Progress::Confirming => self.state.passing.get(&self.id).copied(),
+            Progress::NotLooked | Progress::Open | Progress::Blocked => None,
+        };
+        let blocked_by = match waits_for {
+            Some(probe) if progress == Progress::Confirming => Some(BlockedBy {
+                probe,
+                reason: Reason::new("it is looked at once more"),
+            }),
+            _ => super::publish::blocked_by(&reports),
+        };
+        Evaluation {
+            progress,
+            role: self.role,
+            reports,
+            passed_since,
+            blocked_by,
+            needs: self.needs,
+            started: self.basis.started,
+            freshness: self.basis.freshness,
+            is_absent: false,
+            is_present: matches!(self.state.container.value(), Some(Ok(Some(_)))),
+            confirm_at: self.confirm_at,
+        }
+    }
+}
+
+/// Whether a reply that has passed has been asked for once more for too long to be taken for granted.
+fn no_longer_stands<T>(cached: &Cached<T>, passed: bool, now: Instant) -> bool {
+    passed && cached.stands_until().is_some_and(|until| now >= until)
+}
+
+impl NodeState {
+    /// When the container has to be inspected again though no event tells of it.
+    fn container_due(&self) -> Instant {
+        let span = self.container.span();
+        let container = match self.container.value() {
+            Some(Ok(Some(container))) => Some(container),
+            _ => None,
+        };
+        let runs = container.is_some_and(|container| container.state == State::Running);
+        let due = match (self.container_events_live(), runs) {
+            (true, _) => span.answered + RESYNC,
+            (false, true) => after(span.answered, self.poll()),
+            (false, false) => self.retry_at(&self.container),
+        };
+        let confirmed = container.and_then(|container| {
+            let finding = container::judge(&self.node, container);
+            self.confirmations
+                .judge(finding, span, Mode::Wait)
+                .confirm_at
+        });
+        let back = container.and_then(|container| self.engine_return(container));
+        let comes = |at: &Instant| span.asked < *at;
+        let soonest = earlier(back.filter(comes), confirmed.filter(comes));
+        soonest.map_or(due, |soonest| due.min(soonest))
+    }
+}

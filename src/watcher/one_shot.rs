@@ -1,0 +1,192 @@
+//! One look at a node, for who asks what is now: the same state and evaluation as an actor's, driven to
+//! its end once.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    clients::{Mode, ProbeSet, SetId},
+    context::Context,
+    evaluate::{Evaluation, evaluate},
+    report_builder::EvaluatedProbe,
+    session::{ENGINE, NodeSession, ProbeReply, QueryError},
+    span::Span,
+    state::{Input, NodeState, units_of},
+};
+use crate::{
+    container::{Container, State},
+    engine::EngineError,
+    node::{Identity, NodeName},
+    probe::{Method, Outcome, Probe, ProbeKind, Shortcut},
+    report::ProbeResult,
+    text::Detail,
+    unit::UnitQuestion,
+};
+
+/// One look at one node.
+pub(crate) struct OneShot {
+    context: Arc<Context>,
+    identity: Identity,
+    set: ProbeSet,
+    state: NodeState,
+    session: NodeSession,
+    question: UnitQuestion,
+    /// The shortcut that is asked together with systemd.
+    shortcut: Option<(Probe, &'static Shortcut)>,
+    /// What has become of the container, if it ended under a query.
+    ended: Option<Outcome>,
+}
+
+impl OneShot {
+    /// Starts a look at a container that was inspected then.
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        identity: &Identity,
+        node: &NodeName,
+        container: Container,
+        inspected: Span,
+        set: ProbeSet,
+    ) -> Self {
+        let session = NodeSession::new(
+            Arc::clone(context),
+            identity.clone(),
+            node.clone(),
+            container.clone(),
+        );
+        let now = context.environment.now();
+        let mut state = NodeState::new(
+            node.clone(),
+            context.labels.clone(),
+            context.journal,
+            context.environment.seed(),
+            now,
+        );
+        state.handle(Input::Inspected(Ok(Some(container)), inspected), now);
+        let role = set.role.or_else(|| state.last_role());
+        let probes = set.probes(role);
+        let shortcuts = probes.iter().filter_map(|probe| {
+            let shortcut = shortcut_of(probe)?;
+            Some((probe.clone(), shortcut))
+        });
+        // A look that tells of now alone asks for less. But a question whose answer stands in for
+        // another's has to be told apart from that of the daemon's start before.
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            shortcuts.partition(|(_, shortcut)| session.understands(shortcut));
+        let proofs = unknown.iter().flat_map(|(probe, _)| probe.unit_names());
+        let question = UnitQuestion {
+            units: units_of(&probes, set.mode == Mode::Snapshot),
+            proofs: proofs.copied().collect(),
+            journal: context.journal,
+        };
+        let early = (set.mode == Mode::Snapshot).then(|| known.into_iter().next());
+        Self {
+            context: Arc::clone(context),
+            identity: identity.clone(),
+            set,
+            state,
+            session,
+            question,
+            shortcut: early.flatten(),
+            ended: None,
+        }
+    }
+
+    /// Asks until every probe has a result. Each query gets a limit of its own.
+    pub(crate) async fn run(&mut self, limit: impl Fn() -> Instant) -> Evaluation {
+        loop {
+            let mut evaluation = evaluate(SetId::ONLY, &self.set, &self.state, self.now());
+            if let Some(ended) = &self.ended {
+                evaluation.reports = every(evaluation.reports, ended);
+                return evaluation;
+            }
+            if evaluation.needs.systemd {
+                self.query_systemd(limit()).await;
+            } else if let Some(probe) = evaluation.needs.probes.first() {
+                self.query_probe(probe, limit()).await;
+            } else {
+                return evaluation;
+            }
+        }
+    }
+
+    /// Looks again at what an evaluation has left open, once a second look settles it.
+    pub(crate) async fn look_again(
+        &mut self,
+        at: Instant,
+        limit: impl Fn() -> Instant,
+    ) -> Result<Evaluation, EngineError> {
+        let environment = self.context.environment.clone();
+        environment.sleep_until(at).await;
+        if self.session.container.state == State::Running {
+            self.query_systemd(limit()).await;
+        } else {
+            let asked = environment.now();
+            let node = &self.session.node;
+            let found = self
+                .context
+                .container(&self.identity, node, limit())
+                .await?;
+            let span = Span::new(asked, self.now());
+            self.state
+                .handle(Input::Inspected(Ok(found), span), span.answered);
+        }
+        Ok(self.run(limit).await)
+    }
+
+    /// Asks systemd, and the shortcut that will be asked next in any case at the same time.
+    async fn query_systemd(&mut self, by: Instant) {
+        let systemd = self.session.systemd(&self.question, None, by);
+        let shortcut = self.shortcut.take();
+        let early = async {
+            let (probe, shortcut) = shortcut?;
+            Some((probe, self.session.shortcut(shortcut, by).await?))
+        };
+        let (reply, early) = tokio::join!(systemd, early);
+        if let Err(QueryError::Ended(ended)) = &reply.result {
+            self.ended = Some(ended.clone());
+            return;
+        }
+        self.state.handle(Input::Systemd(reply), self.now());
+        if let Some((probe, reply)) = early {
+            self.take(&probe, reply);
+        }
+    }
+
+    async fn query_probe(&mut self, probe: &Probe, by: Instant) {
+        let unit = self.state.unit_of(probe).cloned();
+        let reply = self.session.probe(probe, unit.as_ref(), by).await;
+        self.take(probe, reply);
+    }
+
+    fn take(&mut self, probe: &Probe, reply: ProbeReply) {
+        if let Err(QueryError::Ended(ended)) = &reply.result {
+            self.ended = Some(ended.clone());
+            return;
+        }
+        let now = self.now();
+        self.state.store_answer(probe, reply, now);
+    }
+
+    fn now(&self) -> Instant {
+        self.context.environment.now()
+    }
+}
+
+fn shortcut_of(probe: &Probe) -> Option<&'static Shortcut> {
+    match probe.kind() {
+        ProbeKind::Builtin(Method::UnitAndAnswer(_, ask)) => ask.shortcut.as_ref(),
+        _ => None,
+    }
+}
+
+/// The reports of a node whose container has ended: every probe answers with that.
+fn every(reports: Vec<EvaluatedProbe>, ended: &Outcome) -> Vec<EvaluatedProbe> {
+    let report = |report: EvaluatedProbe| EvaluatedProbe {
+        result: ProbeResult::Looked(ended.clone()),
+        detail: Detail::default(),
+        via: ENGINE,
+        ..report
+    };
+    reports.into_iter().map(report).collect()
+}

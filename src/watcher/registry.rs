@@ -1,0 +1,206 @@
+//! Which nodes are followed: an actor for each that somebody waits for, started with its first client
+//! and ended some time after its last.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+use tracing::Instrument as _;
+
+use super::{
+    actor::NodeActor,
+    cached::Freshness,
+    clients::{ClientGuard, Clients, ProbeSet},
+    context::Context,
+    feed::{Feed, is_about},
+    publish::NodeStatus,
+};
+use crate::{
+    environment::Task,
+    event::ContainerEvent,
+    node::{Identity, NodeName},
+};
+
+/// Whom to follow: what one identity sees of a node, another may not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) identity: Identity,
+    pub(super) node: NodeName,
+}
+
+/// All nodes that are followed. A clone shares them.
+#[derive(Clone)]
+pub(crate) struct Watchers(Arc<Registry>);
+
+pub(super) struct Registry {
+    context: Arc<Context>,
+    feed: Feed,
+    linger: Duration,
+    nodes: Mutex<HashMap<Key, Entry>>,
+}
+
+struct Entry {
+    clients: Arc<Clients>,
+    _actor: Task,
+}
+
+/// A node that is being followed for one client. Dropping this ends that.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    statuses: watch::Receiver<Arc<NodeStatus>>,
+    node: NodeName,
+    client: ClientGuard,
+    /// Keeps the actors of this node and of others going.
+    _registry: Arc<Registry>,
+}
+
+impl Watchers {
+    /// Follows nodes; each for that long after its last client has gone.
+    pub(crate) fn new(context: Arc<Context>, events: bool, linger: Duration) -> Self {
+        let feed = Feed::new(
+            Arc::clone(&context.engine),
+            context.environment.clone(),
+            events,
+        );
+        Self(Arc::new(Registry {
+            context,
+            feed,
+            linger,
+            nodes: Mutex::default(),
+        }))
+    }
+
+    /// Follows a node for a client that polls it at that interval, where it has to be polled.
+    pub(crate) fn follow(
+        &self,
+        identity: &Identity,
+        node: &NodeName,
+        probes: ProbeSet,
+        interval: Duration,
+    ) -> Watcher {
+        let registry = &self.0;
+        let key = Key {
+            identity: identity.clone(),
+            node: node.clone(),
+        };
+        // Held until the client has joined: an actor ends only under this lock, and never with clients.
+        let mut nodes = registry.nodes();
+        let entry = nodes
+            .entry(key.clone())
+            .or_insert_with(|| registry.start(key));
+        let environment = &registry.context.environment;
+        let (client, statuses) = entry.clients.join(probes, interval, environment);
+        Watcher {
+            statuses,
+            node: node.clone(),
+            client,
+            _registry: Arc::clone(registry),
+        }
+    }
+}
+
+impl Registry {
+    fn start(self: &Arc<Self>, key: Key) -> Entry {
+        let clients = Arc::new(Clients::new());
+        let events = self
+            .feed
+            .subscribe(key.node.clone(), Arc::clone(&clients.inbox));
+        let span = tracing::debug_span!("node", node = %key.node);
+        let actor = NodeActor::new(
+            Arc::clone(&self.context),
+            Arc::downgrade(self),
+            key.clone(),
+            Arc::clone(&clients),
+            events,
+            self.linger,
+        );
+        let run = {
+            let (registry, clients) = (Arc::downgrade(self), Arc::clone(&clients));
+            async move {
+                if AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
+                    tracing::error!("following has ended in a panic, which is a fault of readyd");
+                    // A fault of ours must not leave anybody waiting for nothing.
+                    clients.abandon();
+                    if let Some(registry) = registry.upgrade() {
+                        registry.forget(&key, &clients);
+                    }
+                }
+            }
+        };
+        let actor = self.context.environment.spawn(run.instrument(span));
+        Entry {
+            clients,
+            _actor: actor,
+        }
+    }
+
+    /// Lets a node go, unless somebody has come for it.
+    pub(super) fn remove(&self, key: &Key, clients: &Arc<Clients>) -> bool {
+        let mut nodes = self.nodes();
+        if !clients.is_empty() {
+            return false;
+        }
+        // The actor ends by itself; letting it go is the last that it does.
+        take_out(&mut nodes, key, clients);
+        true
+    }
+
+    /// Lets a node go whose actor has ended: whoever comes next begins anew.
+    fn forget(&self, key: &Key, clients: &Arc<Clients>) {
+        take_out(&mut self.nodes(), key, clients);
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        // A std lock: it is never held across an await.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes out these clients' entry, unless it is another's by now.
+fn take_out(nodes: &mut HashMap<Key, Entry>, key: &Key, clients: &Arc<Clients>) {
+    let is_theirs = |entry: &Entry| Arc::ptr_eq(&entry.clients, clients);
+    if nodes.get(key).is_some_and(is_theirs) {
+        nodes.remove(key);
+    }
+}
+
+impl Watcher {
+    /// The newest status.
+    pub(crate) fn status(&self) -> Arc<NodeStatus> {
+        Arc::clone(&self.statuses.borrow())
+    }
+
+    /// Where statuses arrive, for who waits for them. Only news wakes.
+    pub(crate) fn statuses(&self) -> watch::Receiver<Arc<NodeStatus>> {
+        self.statuses.clone()
+    }
+
+    /// Asks for another look, now.
+    pub(crate) fn refresh(&self) {
+        self.client.inbox().refresh();
+    }
+
+    /// Takes an event from somebody else than the engine. One of another container is ignored.
+    pub(crate) fn take(&self, event: &ContainerEvent) {
+        if is_about(event, &self.node) {
+            self.client.inbox().container_event(event.action);
+        }
+    }
+
+    /// Whether a status is the newest there can be, and nothing has happened that may have changed what
+    /// it says.
+    pub(crate) fn is_current(&self, status: &NodeStatus) -> bool {
+        status.freshness == Freshness::Valid && status.sequence == self.client.inbox().sequence()
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,176 @@
+//! One evaluation's reports in the making: what was found, and what stands in for a probe that has not
+//! replied or was not run.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    probe::Probe,
+    report::{ProbeReport, ProbeResult},
+    text::{Detail, Reason},
+};
+
+/// What an evaluation says of one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EvaluatedProbe {
+    pub(crate) probe: String,
+    pub(crate) result: ProbeResult,
+    pub(crate) detail: Detail,
+    pub(crate) via: &'static str,
+    pub(crate) elapsed: Duration,
+}
+
+impl EvaluatedProbe {
+    /// The report, of something that has been so since then.
+    pub(crate) fn into_report(self, since: SystemTime) -> ProbeReport {
+        let Self {
+            probe,
+            result,
+            detail,
+            via,
+            elapsed,
+        } = self;
+        ProbeReport {
+            probe,
+            result,
+            detail,
+            via,
+            elapsed,
+            since,
+        }
+    }
+}
+
+/// The reports of some probes, in their order.
+#[derive(Debug)]
+pub(super) struct ReportBuilder {
+    probes: Vec<Probe>,
+    reports: Vec<EvaluatedProbe>,
+}
+
+impl ReportBuilder {
+    pub(super) fn new(probes: Vec<Probe>) -> Self {
+        let reports = Vec::with_capacity(probes.len());
+        Self { probes, reports }
+    }
+
+    /// The reports of a node that has not been looked at.
+    pub(super) fn unanswered(probes: Vec<Probe>) -> Vec<EvaluatedProbe> {
+        let mut builder = Self::new(probes);
+        builder.push_unanswered();
+        builder.finish()
+    }
+
+    /// The next probe to run.
+    pub(super) fn next(&self) -> Option<Probe> {
+        self.probes.get(self.reports.len()).cloned()
+    }
+
+    /// Whether there is a report of every probe.
+    pub(super) fn is_complete(&self) -> bool {
+        self.reports.len() == self.probes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.probes.is_empty()
+    }
+
+    /// Whether all that have a report have passed.
+    pub(super) fn all_passed(&self) -> bool {
+        self.reports.iter().all(|report| report.result.is_passed())
+    }
+
+    /// Adds the report of the next probe.
+    pub(super) fn push(
+        &mut self,
+        result: ProbeResult,
+        detail: Detail,
+        via: &'static str,
+        elapsed: Duration,
+    ) {
+        if let Some(probe) = self.next() {
+            self.reports.push(EvaluatedProbe {
+                probe: probe.name().to_owned(),
+                result,
+                detail,
+                via,
+                elapsed,
+            });
+        }
+    }
+
+    /// Adds that the next probe has not replied.
+    pub(super) fn push_unanswered(&mut self) {
+        if let Some(probe) = self.next() {
+            let reason = Reason::new(format!("{} has not answered yet", probe.asks()));
+            let unknown = ProbeResult::Unknown(reason);
+            self.push(unknown, Detail::default(), "", Duration::ZERO);
+        }
+    }
+
+    /// The reports; probes that are left were not run, because of the last one that was.
+    pub(super) fn finish(mut self) -> Vec<EvaluatedProbe> {
+        let Some(last) = self.reports.last().map(|report| report.probe.clone()) else {
+            return self.reports;
+        };
+        let reason = Reason::new(format!("not looked at: {last} has not passed"));
+        while !self.is_complete() {
+            let skipped = ProbeResult::Skipped(reason.clone());
+            self.push(skipped, Detail::default(), "", Duration::ZERO);
+        }
+        self.reports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Outcome;
+
+    fn said(reports: &[EvaluatedProbe]) -> Vec<String> {
+        let reason = |result: &ProbeResult| {
+            let reason = result.reason();
+            reason.map_or("passed", Reason::as_str).to_owned()
+        };
+        let say = |report: &EvaluatedProbe| format!("{}: {}", report.probe, reason(&report.result));
+        reports.iter().map(say).collect()
+    }
+
+    #[test]
+    fn what_has_not_been_looked_at_names_what_it_waits_for() {
+        let reports = ReportBuilder::unanswered(Probe::of_role(None));
+        assert_eq!(
+            said(&reports),
+            [
+                "container: the engine has not answered yet",
+                "systemd: not looked at: container has not passed",
+                "sshd: not looked at: container has not passed",
+                "munge: not looked at: container has not passed",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_left_was_not_run_because_of_the_last_that_was() {
+        let mut builder = ReportBuilder::new(Probe::of_role(None));
+        let passed = || ProbeResult::Looked(Outcome::passed());
+        builder.push(passed(), Detail::default(), "engine", Duration::ZERO);
+        builder.push_unanswered();
+        assert!(!builder.is_complete());
+        assert_eq!(
+            said(&builder.finish()),
+            [
+                "container: passed",
+                "systemd: systemd has not answered yet",
+                "sshd: not looked at: systemd has not passed",
+                "munge: not looked at: systemd has not passed",
+            ]
+        );
+    }
+
+    #[test]
+    fn more_reports_than_probes_are_not_taken() {
+        let mut builder = ReportBuilder::new(vec![]);
+        builder.push_unanswered();
+        assert!(builder.is_complete() && builder.finish().is_empty());
+    }
+}

@@ -1,0 +1,177 @@
+//! When things are asked, and for how long replies stand: every constant of time in the watcher, each
+//! with its reason.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::span::Span;
+
+/// For how long a unit that does not report when it is up has to have been active.
+///
+/// A unit of Type=simple is active from its fork on, also if it dies 9 ms later; a daemon that finds a
+/// mistake in its configuration has done so within this time.
+pub(super) const PROVEN: Duration = Duration::from_millis(200);
+
+/// How much later a failed unit has to be found unchanged to be terminal: a unit with `Restart=` passes
+/// through failed in every cycle.
+pub(super) const UNIT_CONFIRMED: Duration = Duration::from_millis(100);
+
+/// How much later an exited container with a restart policy has to be found unchanged to be terminal.
+/// Docker calls it restarting while it waits to start it again, but for a moment at each end.
+pub(super) const RUN_CONFIRMED: Duration = Duration::from_secs(1);
+
+/// How long after an engine's return a container that it starts again may take. Until then, exited is
+/// not the end.
+pub(super) const ENGINE_RETURN: Duration = Duration::from_secs(10);
+
+/// How old a reply may be for a set to pass by it. Of systemd as a whole not every change is
+/// signalled, and of an answer none is.
+pub(super) const FRESH: Duration = Duration::from_secs(1);
+
+/// For how long a reply that has passed stands while it is asked for once more.
+pub(super) const STANDS: Duration = Duration::from_secs(1);
+
+/// For how long a banner stands while its unit is unchanged, where changes are not signalled.
+///
+/// sshd shuts out who reads its banner more often than once in a second and never logs in
+/// (`sshd_config(5)`, `PerSourcePenalties`).
+const BANNER_STANDS: Duration = Duration::from_secs(1);
+
+/// How soon what no event tells is asked for again, at first.
+const EAGER: Duration = Duration::from_millis(10);
+
+/// And later: after a sixteenth of the time for which nothing has changed. So whatever happens is found
+/// out late by no more than that, and asking gets ever more seldom.
+const PATIENCE: u32 = 16;
+
+/// How often what events tell is asked for all the same: an event may have been lost.
+pub(super) const RESYNC: Duration = Duration::from_secs(30);
+
+/// How long one query may take in all. Every call that it makes has a shorter limit of its own; this
+/// one only keeps a query from adding up too many.
+pub(super) const QUERY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the container is inspected while something in it is slow to answer.
+pub(super) const STILL_RUNNING: Duration = Duration::from_millis(500);
+
+/// For how long an engine may still call a container running whose processes have already been seen to
+/// end.
+pub(super) const ENGINE_LAG: Duration = Duration::from_millis(500);
+
+/// The wait before a lost event stream is subscribed to again: at first, and at most.
+pub(super) const EVENTS_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How many queries may follow events at once, and how soon there may be another.
+const BURST: u32 = 16;
+const STEP: Duration = Duration::from_millis(50);
+
+/// When something is asked for again that no event tells: eagerly after news, ever more seldom later,
+/// never more often than it takes, and at the poll interval at the latest. The jitter, a factor around
+/// one, keeps many nodes from being asked in step.
+pub(super) fn retry(span: Span, quiet_since: Instant, poll: Duration, jitter: f64) -> Instant {
+    let quiet = span.answered.saturating_duration_since(quiet_since);
+    let delay = EAGER.max(quiet / PATIENCE).max(span.took()).min(poll);
+    // What is further away than a day is as good as never, and overflows no clock.
+    let delay = delay.min(Duration::from_secs(24 * 60 * 60));
+    span.answered + delay.mul_f64(jitter)
+}
+
+/// When a banner is read again where nothing tells that its unit has changed.
+pub(super) fn banner_interval(poll: Duration) -> Duration {
+    poll.max(BANNER_STANDS)
+}
+
+/// The pace at which events are followed by queries: however many events there are, asking is not all
+/// that is done.
+pub(super) struct Pace {
+    /// When all of the burst will be there again.
+    full: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { full: now }
+    }
+
+    /// Takes one query's share; else tells when there will be one.
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let full = self.full.max(now) + STEP;
+        let earliest = full - STEP * BURST;
+        if earliest > now {
+            return Err(earliest);
+        }
+        self.full = full;
+        Ok(())
+    }
+}
+
+pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_storm_is_followed_in_step() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let mut taken = 0;
+        for ms in 0..1000 {
+            while pace.take(start + MS * ms).is_ok() {
+                taken += 1;
+            }
+        }
+        assert_eq!(taken, BURST + 999 / 50);
+        let later = start + MS * 999;
+        assert!(pace.take(later).unwrap_err() > later);
+    }
+
+    #[test]
+    fn asking_gets_more_seldom_the_longer_nothing_changes_up_to_the_poll_interval() {
+        let start = Instant::now();
+        let after = |quiet: Duration| {
+            let answered = start + quiet;
+            let span = Span::new(answered - MS, answered);
+            retry(span, start, 500 * MS, 1.0) - answered
+        };
+        assert_eq!(after(MS), EAGER);
+        assert_eq!(after(1600 * MS), 100 * MS);
+        assert_eq!(after(Duration::from_secs(60)), 500 * MS);
+    }
+
+    #[test]
+    fn what_takes_long_is_not_asked_more_often_than_it_takes() {
+        let start = Instant::now();
+        let span = Span::new(start, start + 300 * MS);
+        assert_eq!(
+            retry(span, span.answered, 500 * MS, 1.0),
+            span.answered + 300 * MS
+        );
+        assert_eq!(
+            retry(span, span.answered, 100 * MS, 1.0),
+            span.answered + 100 * MS
+        );
+    }
+
+    #[test]
+    fn an_endless_poll_interval_overflows_no_clock() {
+        let start = Instant::now();
+        let span = Span::new(start, start + Duration::from_secs(1_000_000));
+        assert!(retry(span, start, Duration::MAX, 1.1) > span.answered);
+    }
+
+    #[test]
+    fn a_banner_is_read_at_most_once_a_second_whatever_the_poll_interval() {
+        assert_eq!(banner_interval(10 * MS), Duration::from_secs(1));
+        assert_eq!(banner_interval(60_000 * MS), Duration::from_secs(60));
+    }
+}
