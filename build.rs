@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_server(env::var_os("CARGO_FEATURE_SERVER").is_some())
         .build_client(env::var_os("CARGO_FEATURE_CLIENT").is_some())
-        // The descriptors are protox's already.
+        // protox has already made the descriptors.
         .skip_protoc_run()
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -1,10 +1,10 @@
-//! readyd beside the `docker exec` commands that it replaces, on real nodes, in one run.
+//! Compares readyd with the `docker exec` commands that it replaces, on real nodes, in one run.
 //!
-//! Each row runs both in turn, so that whatever else the machine does falls on both alike; what is
-//! told is the median of each and their ratio, never a verdict.
+//! Each row runs both in turn, so that any other load of the machine affects both alike. The output
+//! is the median of each and their ratio, never a verdict.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
-// Figures for people, far below where a float loses count.
+// The figures are for people, and far below the values at which a float loses count.
 #![allow(clippy::cast_precision_loss)]
 
 #[path = "../tests/support/real.rs"]
@@ -24,12 +24,12 @@ use real::{Cluster, SUITES, Serve, docker};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::Channel;
 
-/// How often both sides have their turn, and how many calls a turn has: one alone would measure, on
+/// How many turns each side has, and how many calls a turn has. A single call would measure, on
 /// both sides, how long an idle machine takes to wake up.
 const ROUNDS: usize = 7;
 const EACH: usize = 7;
 
-/// How long an engine takes, at most, to clear up behind an exec.
+/// How long an engine takes at most to clean up after an exec.
 const CLEARED: Duration = Duration::from_millis(200);
 
 const BANNER: &str =
@@ -92,7 +92,7 @@ impl Bench {
     }
 }
 
-/// `docker exec` of each command, one after the other, as a loop of shell would.
+/// Runs `docker exec` of each command, one after the other, as a shell loop would.
 fn exec(node: &str, commands: &[&[&str]]) {
     for command in commands {
         let status = Command::new("docker")
@@ -116,14 +116,14 @@ fn median(mut times: Vec<Duration>) -> f64 {
 }
 
 fn row(name: &str, mut ours: impl FnMut(), theirs: impl Fn()) {
-    // One of each goes uncounted: caches, connections.
+    // The first call of each side is not counted, because of caches and connections.
     ours();
     theirs();
     let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         our_times.extend((0..EACH).map(|_| time(&mut ours)));
         their_times.extend((0..EACH).map(|_| time(&theirs)));
-        // The engine clears up behind an exec after it has ended: that is not for us to pay.
+        // The engine cleans up after an exec has ended, and that must not delay readyd's calls.
         std::thread::sleep(CLEARED);
     }
     let (ours, theirs) = (median(our_times), median(their_times));
@@ -147,7 +147,7 @@ fn head(what: &str) {
 const ACTIVE: [&str; 2] = ["systemctl", "is-active"];
 const PING: [&str; 2] = ["scontrol", "ping"];
 
-/// The rows of one way into the nodes.
+/// Prints the rows of one link.
 fn rows(bench: &mut Bench, clusters: &[Cluster; 2]) {
     let units = [&ACTIVE[..], &["munge", "sshd", "slurmd"]].concat();
     let base = [&ACTIVE[..], &["munge", "sshd"]].concat();
@@ -199,8 +199,8 @@ fn rows(bench: &mut Bench, clusters: &[Cluster; 2]) {
             );
         },
     );
-    // Of 22.05 only: sshd of the newer suite locks out who reads its banner as often as this and
-    // never logs in (`PerSourcePenalties` in sshd_config(5)).
+    // This row is for 22.05 only: sshd of the newer suite locks out a client that reads its banner
+    // as often as this and never logs in (`PerSourcePenalties` in sshd_config(5)).
     let controller = &clusters[0].node("controller");
     row(
         "wait on a ready controller, 22.05",
@@ -212,7 +212,7 @@ fn rows(bench: &mut Bench, clusters: &[Cluster; 2]) {
     );
 }
 
-/// The server's memory and processor time while it answers.
+/// Prints the server's memory and processor time while it answers.
 fn steady(bench: &mut Bench, serve: &Serve, node: &str) {
     const PARTS: usize = 5;
     const EACH: usize = 2000;
@@ -244,7 +244,7 @@ fn steady(bench: &mut Bench, serve: &Serve, node: &str) {
     }
 }
 
-/// The two versions of Slurm, as the suites bring them.
+/// The versions of Slurm in the two suites.
 const SLURM: [&str; 2] = ["22.05", "26.05"];
 
 fn main() {

@@ -1,11 +1,12 @@
-//! What waiting costs, and how soon a wait is over, on real nodes, beside a loop of `docker exec`.
+//! Measures on real nodes what waiting costs and how soon a wait is over, and compares it with a
+//! loop of `docker exec`.
 //!
-//! Processor time is that of everything: readyd, the engine, what it has started for the node, the
-//! node's own cgroup, and whatever else any of them starts. Windows with and without the wait take
-//! turns, and medians are told.
+//! Processor time is that of everything: readyd, the engine, the processes that the engine has
+//! started for the node, the node's own cgroup, and all that any of them starts. Windows with and
+//! without the wait take turns, and the output is their medians.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
-// Figures for people, far below where a float loses count.
+// The figures are for people, and far below the values at which a float loses count.
 #![allow(clippy::cast_precision_loss, clippy::cast_sign_loss)]
 
 #[path = "../tests/support/real.rs"]
@@ -27,7 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{Streaming, transport::Channel};
 
-/// How long a window of measuring is, and how many there are of each kind: a minute in all.
+/// How long a measuring window is, and how many windows there are of each kind: a minute in all.
 const WINDOW: Duration = Duration::from_secs(10);
 const WINDOWS: usize = 6;
 
@@ -37,13 +38,13 @@ fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// `CLOCK_MONOTONIC`, which systemd's timestamps are of: nodes share it.
+/// Reads `CLOCK_MONOTONIC`, the clock of systemd's timestamps, which nodes share with the host.
 fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// A timestamp of systemd's own.
+/// Reads a timestamp of systemd's own.
 fn stamp(node: &Node, unit: &str, property: &str) -> Duration {
     let said = node.sh(&format!(
         "systemctl show {unit} --value --property={property}"
@@ -65,16 +66,16 @@ fn median(times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-// --- processor time ---------------------------------------------------------------------------------
+// --- processor time ------------------------------------------------------------------------------
 
-/// Whose processor time is counted.
+/// The processes and nodes whose processor time is counted.
 struct Meter {
     processes: Vec<u32>,
     nodes: Vec<String>,
 }
 
 impl Meter {
-    /// readyd, the engine with all that it keeps running, and these nodes.
+    /// Counts readyd, the engine with all that it keeps running, and these nodes.
     fn new(serve: &Serve, nodes: &[&Node]) -> Self {
         let ids = nodes
             .iter()
@@ -91,7 +92,7 @@ impl Meter {
         processes + nodes + children()
     }
 
-    /// What a window of this takes.
+    /// Returns the processor time that a window of this takes.
     fn window(&self, mut during: impl FnMut(Instant)) -> Duration {
         let before = self.spent();
         let end = Instant::now() + WINDOW;
@@ -101,7 +102,7 @@ impl Meter {
     }
 }
 
-/// dockerd, containerd and their shims.
+/// Returns the pids of dockerd, containerd and their shims.
 fn monitor() -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -114,7 +115,7 @@ fn monitor() -> Vec<u32> {
     processes.collect()
 }
 
-/// The time of a process's threads, in nanoseconds (schedstat).
+/// Returns the processor time of a process's threads, which schedstat has in nanoseconds.
 fn threads(pid: u32) -> Duration {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Duration::ZERO;
@@ -126,7 +127,7 @@ fn threads(pid: u32) -> Duration {
     Duration::from_nanos(tasks.filter_map(of_task).sum())
 }
 
-/// The time of all that has run in a container.
+/// Returns the processor time of everything that has run in a container.
 fn cgroup(id: &str) -> Duration {
     let v1 = fs::read_to_string(format!("/sys/fs/cgroup/cpuacct/docker/{id}/cpuacct.usage"));
     if let Ok(nanos) = v1 {
@@ -147,7 +148,7 @@ fn cgroup(id: &str) -> Duration {
     Duration::ZERO
 }
 
-/// The time of commands that were started here and have ended.
+/// Returns the processor time of the commands that were started here and have ended.
 fn children() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
@@ -159,7 +160,7 @@ fn children() -> Duration {
     )
 }
 
-// --- the client -------------------------------------------------------------------------------------
+// --- the client ----------------------------------------------------------------------------------
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread()
@@ -187,7 +188,7 @@ fn request(nodes: &[&str], probes: &[&str]) -> WaitReadyRequest {
     }
 }
 
-/// When the result comes.
+/// Returns when the result arrives.
 async fn over(mut messages: Streaming<WaitReadyResponse>) -> Duration {
     while let Some(message) = messages.message().await.unwrap() {
         if let Some(Event::Result(_)) = message.event {
@@ -197,9 +198,9 @@ async fn over(mut messages: Streaming<WaitReadyResponse>) -> Duration {
     panic!("no result");
 }
 
-// --- the rows ---------------------------------------------------------------------------------------
+// --- the rows ------------------------------------------------------------------------------------
 
-/// One node that waits for a unit that stays inactive.
+/// Measures one node that waits for a unit that stays inactive.
 fn idle_wait() {
     let node = Node::start(BOOKWORM, &unique("idle"), &[]);
     booted(&node);
@@ -209,7 +210,8 @@ fn idle_wait() {
     let runtime = runtime();
     let mut client = connect(&runtime, &serve);
     let poll = |end: Instant| {
-        // As the package that readyd starts from does, each of its probes by an exec.
+        // This loop polls as the package from which readyd starts does, with an exec for each
+        // probe.
         let probes: [&[&str]; 3] = [
             &["systemctl", "is-system-running"],
             &["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/22; read -r _ <&3"],
@@ -230,7 +232,7 @@ fn idle_wait() {
     let mut spent = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..WINDOWS {
         spent[0].push(meter.window(|_| {}));
-        // A second for it to come to rest: how a wait begins is another row.
+        // Two seconds let the wait come to rest: another row measures how a wait begins.
         let messages = runtime
             .block_on(client.wait_ready(request(&[&node.0], &[])))
             .unwrap();
@@ -264,7 +266,7 @@ fn idle_wait() {
     );
 }
 
-/// Lets munge be started as often as wanted.
+/// Lets munge be started as often as needed.
 fn started_often(node: &Node) {
     node.sh("mkdir -p /run/systemd/system/munge.service.d");
     let often = "[Unit]\nStartLimitIntervalSec=0\n";
@@ -272,7 +274,7 @@ fn started_often(node: &Node) {
     node.sh("systemctl daemon-reload");
 }
 
-/// From the last condition to the result at the client.
+/// Measures the time from the last condition to the result at the client.
 fn latency() {
     const ROUNDS: usize = 100;
     let node = Node::start(BOOKWORM, &unique("late"), &[]);
@@ -305,7 +307,7 @@ fn latency() {
     );
 }
 
-/// From a container's start to READY, less the node's own boot.
+/// Measures the time from a container's start to READY, less the node's own boot.
 fn boot() {
     const ROUNDS: usize = 15;
     let serve = Serve::start(&[]);
@@ -337,10 +339,10 @@ fn boot() {
     );
 }
 
-/// How many connections many clients share.
+/// How many connections the clients of `many` share.
 const CONNECTIONS: usize = 100;
 
-/// Many nodes that wait, and many more clients.
+/// Measures many nodes that wait, and many more clients.
 fn many() {
     let count = number("READYD_BENCH_NODES", 100);
     let clients = number("READYD_BENCH_CLIENTS", 10_000);
@@ -385,7 +387,7 @@ fn many() {
                 let request = request(&[names[node(at)]], &["container", "systemd", "munge"]);
                 runtime.spawn(async move {
                     let mut messages = client.wait_ready(request).await.unwrap().into_inner();
-                    // Its first state, and then it waits.
+                    // The wait sends the node's first state, and then goes on waiting.
                     messages.message().await.unwrap().unwrap();
                     messages
                 })
@@ -430,7 +432,7 @@ fn many() {
     );
 }
 
-/// All of them, or those whose names are given (`cargo bench --bench waits -- latency`).
+/// Runs all rows, or those whose names are given (`cargo bench --bench waits -- latency`).
 fn main() {
     let rows: [(&str, fn()); 4] = [
         ("latency", latency),

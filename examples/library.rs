@@ -1,4 +1,4 @@
-//! The monitor without gRPC: waits for a node with a probe of one's own beside its role's.
+//! Uses the monitor without gRPC: waits for a node with a custom probe beside its role's own.
 //!
 //! ```text
 //! cargo run --example library --no-default-features --features monitor -- NODE
@@ -33,7 +33,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         snapshot.ready, snapshot.services
     );
 
-    // A check of one's own tells a failure, which may pass, from not having been able to look.
+    // A custom check distinguishes a failure, which may pass, from an error, which means that the
+    // check could not look.
     let hostname = Probe::custom("hostname", |_node| async {
         match std::fs::metadata("/etc/hostname") {
             Ok(file) if file.len() > 0 => Ok(Outcome::passed()),

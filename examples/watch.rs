@@ -1,4 +1,4 @@
-//! A client of the service: waits for nodes, and tells of each change.
+//! A client of the service: waits for nodes, and prints each change.
 //!
 //! ```text
 //! cargo run --example watch --no-default-features --features client -- http://127.0.0.1:7323 NODE…
@@ -26,8 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Default::default()
     };
     let mut messages = client.wait_ready(request).await?.into_inner();
-    // After the result, a wait that did not end ready ends with an error status, which is told by
-    // the question mark.
+    // A wait that did not end ready ends with an error status after the result. The question mark
+    // returns that error.
     while let Some(message) = messages.message().await? {
         match message.event {
             Some(Event::Node(node)) => println!("{} {:?} {}", node.node, node.state(), node.reason),

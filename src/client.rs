@@ -1,4 +1,4 @@
-//! A client of the service: the generated code, and what it is made of.
+//! A client of the service: the generated client, and its messages.
 //!
 //! ```no_run
 //! use readyd::client::{NodeTarget, ReadinessServiceClient, WaitReadyRequest, wait_ready_response::Event};
@@ -11,7 +11,7 @@
 //!     ..Default::default()
 //! };
 //! let mut messages = client.wait_ready(request).await?.into_inner();
-//! // Ends with the result; a wait that did not end ready then gives an error status as well.
+//! // The stream ends with the result. If that is not ready, an error status follows it.
 //! while let Some(message) = messages.message().await? {
 //!     match message.event {
 //!         Some(Event::Node(node)) => println!("{}: {}", node.node, node.reason),

@@ -1,10 +1,10 @@
-//! A container, as its engine describes it: plain types.
+//! Plain types for a container, as the engine describes it.
 
 use std::{fmt, time::SystemTime};
 
 use crate::node::Labels;
 
-/// A container's full id. A name can be given to another container; an id never is.
+/// A container's full id. A name can be given to another container, but an id cannot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContainerId(pub String);
 
@@ -14,42 +14,44 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// What the engine says of a container.
+/// A container, as the engine describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// Its id.
+    /// The container's id.
     pub id: ContainerId,
-    /// Its name, without the slash that Docker puts before it.
+    /// The container's name, without the slash that Docker puts before it.
     pub name: String,
-    /// Its labels.
+    /// The container's labels.
     pub labels: Labels,
-    /// Its state.
+    /// The container's state.
     pub state: State,
-    /// Whether it has a restart policy, so that an engine that starts may start it again.
+    /// Whether the container has a restart policy. An engine that starts may then start the
+    /// container again.
     pub restarts: bool,
-    /// When it was last started, by the engine's clock.
+    /// When the container was last started, by the engine's clock.
     pub started_at: Option<SystemTime>,
-    /// The number of its first process on the engine's machine, which need not be this one.
+    /// The pid of the container's first process on the engine's machine, which need not be this
+    /// machine.
     pub pid: Option<u32>,
-    /// Whose network it uses.
+    /// The network that the container uses.
     pub network: Network,
 }
 
-/// Whose network a container uses.
+/// The network that a container uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Network {
-    /// Its own: what listens there is the container's.
+    /// Its own network: a process that listens there is the container's.
     #[default]
     Own,
-    /// That of the engine's machine.
+    /// The network of the engine's machine.
     Host,
-    /// Another container's, by its name or id.
+    /// The network of another container, by that container's name or id.
     Container(String),
 }
 
 impl Container {
-    /// Whether both are the same run of the same container: neither another one of its name, nor the
-    /// same one started again.
+    /// Returns whether both are the same run of the same container. Another container of the same
+    /// name is not, and neither is the same container after it was started again.
     #[must_use]
     pub fn is_same_run(&self, other: &Self) -> bool {
         self.run().is_same(&other.run())
@@ -64,7 +66,7 @@ impl Container {
     }
 }
 
-/// A run of a container: from one start of it to its end.
+/// A run of a container, from one start to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) id: ContainerId,
@@ -73,8 +75,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Whether both are the same run. A container that has ended has no process any more, so that a
-    /// missing number tells nothing; two different ones are two runs, whatever the times say.
+    /// Returns whether both are the same run. A container that has ended has no process any more,
+    /// so a missing pid proves nothing. Two different pids are two runs, even if the times are
+    /// equal.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let other_process = matches!((self.pid, other.pid), (Some(a), Some(b)) if a != b);
         self.id == other.id && self.started_at == other.started_at && !other_process
@@ -84,25 +87,25 @@ impl Run {
 /// A container's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Made, and not started yet.
+    /// The container was created and not started yet.
     Created,
-    /// Its processes run.
+    /// The container's processes run.
     Running,
-    /// Its processes are frozen.
+    /// The container's processes are frozen.
     Paused,
-    /// It ended, and the engine is about to start it again.
+    /// The container ended, and the engine is about to start it again.
     Restarting,
-    /// Its files are being removed.
+    /// The container's files are being removed.
     Removing,
-    /// It ended.
+    /// The container ended.
     Exited {
         /// The exit code of its first process.
         code: i64,
-        /// Whether the kernel killed a process of it for want of memory.
+        /// Whether the kernel killed a process of the container for lack of memory.
         oom: bool,
     },
-    /// It ended, and could not be cleaned up.
+    /// The container ended and could not be cleaned up.
     Dead,
-    /// A state that this version does not know; never taken for running.
+    /// A state that this version does not know. It never counts as running.
     Other(String),
 }

@@ -1,4 +1,4 @@
-//! The container engine as the rest of the crate sees it: a trait, and plain types.
+//! The interface to the container engine: a trait, and plain types.
 
 use std::{
     pin::Pin,
@@ -14,7 +14,7 @@ use crate::{
     event::ContainerEvent,
 };
 
-/// How long a call to the engine may take until it answers.
+/// How long the engine may take to answer a call.
 pub const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A command to run in a container.
@@ -22,34 +22,35 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(5);
 pub struct Exec {
     /// The command and its arguments.
     pub argv: Vec<String>,
-    /// How many bytes it may print, to each stream; one that prints more is given up.
+    /// How many bytes the command may print to each stream. A command that prints more is given up.
     pub cap: usize,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Its standard output, up to the cap.
+    /// The command's standard output, up to the cap.
     pub stdout: Vec<u8>,
-    /// Its standard error, up to the cap.
+    /// The command's standard error, up to the cap.
     pub stderr: Vec<u8>,
-    /// Its exit code. An engine that says none (the command never started) is an error instead.
+    /// The command's exit code. If the engine reports none (the command never started), the call
+    /// returns an error instead.
     pub code: i64,
 }
 
-/// Events as they come. An error, or the end, means that some may have been missed since.
+/// A stream of events. After an error or the end of the stream, events may have been missed.
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<ContainerEvent, EngineError>> + Send>>;
 
 /// A container engine.
 ///
 /// Every call has a time limit of its own and honours an earlier `by`. Dropping a call's future
-/// gives it up.
+/// gives the call up.
 #[async_trait]
 pub trait ContainerEngine: Send + Sync + 'static {
-    /// The container of that name or id; `None` if there is none.
+    /// Returns the container of that name or id; `None` if there is none.
     async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError>;
 
-    /// How many processes run in the container, without starting one.
+    /// Returns how many processes run in the container, without starting one.
     async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError>;
 
     /// Starts a command in a running container, as root.
@@ -60,11 +61,12 @@ pub trait ContainerEngine: Send + Sync + 'static {
         by: Instant,
     ) -> Result<Box<dyn RunningExec>, EngineError>;
 
-    /// Subscribes to what happens to containers, and answers once the subscription stands: whatever
-    /// happens from then on is told. Of what has happened since that time, by the engine's clock, as
-    /// much is told as the engine still knows.
+    /// Subscribes to the events of containers, and returns once the subscription is active: the
+    /// stream contains every event from then on. With `since`, a time by the engine's clock, it
+    /// also contains the events since that time, as far as the engine still knows them.
     ///
-    /// An engine without events answers with an error, as it does by default: it is polled then.
+    /// An engine without events returns an error, as this default implementation does. Its
+    /// containers are polled then.
     async fn events(
         &self,
         since: Option<SystemTime>,
@@ -79,96 +81,97 @@ pub trait ContainerEngine: Send + Sync + 'static {
 }
 
 /// A command that was started in a container. Dropping this closes the command's standard input,
-/// which is how a command learns that nobody waits for it any more: an engine cannot end an exec
+/// which shows the command that no client waits for it any more: an engine cannot end an exec
 /// (moby#35703).
 #[async_trait]
 pub trait RunningExec: Send {
     /// Waits for the command's end.
     ///
-    /// [`EngineError::StillRunning`] if it has not ended by then.
+    /// Returns [`EngineError::StillRunning`] if the command has not ended by that time.
     async fn output(self: Box<Self>, by: Instant) -> Result<ExecOutput, EngineError>;
 
-    /// The command's streams, for one that is talked to. It has no time limit and no cap.
+    /// Returns the command's streams, for an interactive command. The command then has no time
+    /// limit and no cap.
     fn streams(self: Box<Self>) -> ExecStreams;
 }
 
 /// The streams of a command. Dropping the input closes the command's standard input.
 pub struct ExecStreams {
-    /// Its standard input.
+    /// The command's standard input.
     pub input: Pin<Box<dyn AsyncWrite + Send>>,
-    /// What it prints; ends when it does, or with the connection to it.
+    /// The command's output. The stream ends with the command, or with the connection to it.
     pub output: Pin<Box<dyn Stream<Item = Result<ExecChunk, EngineError>> + Send>>,
 }
 
-/// A piece of what a command prints.
+/// A piece of a command's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecChunk {
-    /// To its standard output.
+    /// A piece of the standard output.
     Stdout(Vec<u8>),
-    /// To its standard error.
+    /// A piece of the standard error.
     Stderr(Vec<u8>),
 }
 
-/// Why a call to the engine gave no answer.
+/// The error of a call to the engine.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
-    /// Nobody answers.
+    /// The engine cannot be reached.
     #[error("{action}: the engine at {engine} cannot be reached: {cause}")]
     Unreachable {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
         /// The engine's address.
         engine: String,
-        /// What the connection died of.
+        /// The error of the connection.
         cause: String,
     },
-    /// No answer in time.
+    /// The engine did not answer in time.
     #[error("{action}: the engine has not answered {}", within(*limit))]
     TimedOut {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
-        /// The call's own limit; none if who asked set an earlier end. What was left then differs
-        /// from call to call, and a reason holds no clocks.
+        /// The call's own limit; `None` if the caller set an earlier end. The time that was left
+        /// then differs from call to call, and a reason must not contain such a time.
         limit: Option<Duration>,
     },
     /// The engine answered with an error.
     #[error("{action}: the engine says: {message}")]
     Refused {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
-        /// The engine's own words.
+        /// The engine's own message.
         message: String,
     },
-    /// The engine answered something that is no answer.
+    /// The engine's answer is malformed.
     #[error("{action}: the engine's answer makes no sense: {cause}")]
     Garbled {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
-        /// What is wrong with it.
+        /// The error in the answer.
         cause: String,
     },
-    /// The container is not there, is not running, or stopped doing so in the middle of the call.
+    /// The container does not exist, is not running, or stopped running in the middle of the call.
     #[error("{action}: the container is not running")]
     NotRunning {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
     },
-    /// The command has not ended: the node is slow, or the engine.
+    /// The command has not ended: the node or the engine is slow.
     #[error("{action}: the command has not ended")]
     StillRunning {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
     },
     /// The connection to a command was lost, or the engine has forgotten the command.
     #[error("{action}: the connection to the command was lost")]
     Lost {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
     },
     /// The command printed more than its cap.
     #[error("{action}: it printed more than {} KiB", cap / 1024)]
     TooMuch {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
         /// The cap, in bytes.
         cap: usize,
@@ -176,14 +179,15 @@ pub enum EngineError {
     /// The container has no such command, or cannot run it.
     #[error("{action}: {message}")]
     CannotRun {
-        /// What was asked, and of what.
+        /// The action that failed, with the container's name if it has one.
         action: String,
-        /// The engine's own words.
+        /// The engine's own message.
         message: String,
     },
 }
 
-/// What a call has not answered in: its own limit, or the time that it was left.
+/// Formats the time in which a call was not answered: its own limit, or the time that was left to
+/// it.
 pub(crate) fn within(limit: Option<Duration>) -> String {
     limit.map_or_else(
         || "in time".to_owned(),
@@ -191,7 +195,7 @@ pub(crate) fn within(limit: Option<Duration>) -> String {
     )
 }
 
-/// A duration for people: `10s`, `0.25s`.
+/// Formats a duration for people: `10s`, `0.25s`.
 pub(crate) fn seconds(duration: Duration) -> String {
     format!("{}s", (duration.as_secs_f64() * 1000.0).round() / 1000.0)
 }

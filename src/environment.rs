@@ -1,6 +1,6 @@
-//! What the engine takes from the world around it: time, tasks and chance.
+//! The parts of the outside world that readyd uses: time, tasks and chance.
 //!
-//! All three are passed in, so that a simulation can play the world: with tokio's paused clock, a
+//! All three are passed in, so that a simulation can replace them: with tokio's paused clock, a
 //! spawner of its own and a fixed seed, a run repeats itself exactly.
 
 use std::{
@@ -15,10 +15,10 @@ use std::{
 
 use tokio::time::Instant;
 
-/// As good as never: what is further away is taken for this, which no clock overflows at.
+/// A time that is as good as never. Longer times are cut to this one, which overflows no clock.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// The instant after that time, however long it is.
+/// The instant after this time, however long the time is.
 pub(crate) fn after(from: Instant, time: Duration) -> Instant {
     from + time.min(FAR)
 }
@@ -28,26 +28,26 @@ pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// Now, for measuring.
+    /// The current time, for measuring.
     fn now(&self) -> Instant;
-    /// Now, for telling people.
+    /// The current time, for people.
     fn wall(&self) -> SystemTime;
-    /// Completes at the instant.
+    /// Completes at the deadline.
     fn sleep_until(&self, deadline: Instant) -> TaskFuture;
 }
 
 /// Runs tasks.
 pub trait Spawner: Send + Sync + 'static {
-    /// Starts the future; it ends early when the task is dropped.
+    /// Starts the future. The future ends early when the task is dropped.
     fn spawn(&self, future: TaskFuture) -> Task;
 }
 
-/// A running task, which ends with this value: nothing outlives who needed it.
+/// A running task. Dropping this value ends the task, so that no task outlives its owner.
 #[must_use = "a task ends when this is dropped"]
 pub struct Task(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Task {
-    /// A task that `abort` ends.
+    /// Makes a task that `abort` ends.
     pub fn new(abort: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self(Some(Box::new(abort)))
     }
@@ -77,7 +77,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// An environment of these parts. The seed decides every choice that is left to chance.
+    /// Makes an environment of these parts. The seed decides every choice that is left to chance.
     pub fn new(clock: impl Clock, spawner: impl Spawner, seed: u64) -> Self {
         Self {
             clock: Arc::new(clock),
@@ -87,7 +87,8 @@ impl Environment {
         }
     }
 
-    /// Tokio's clock and tasks, and a random seed. Tasks need a tokio runtime to be started in.
+    /// Makes an environment of tokio's clock and tasks, and a random seed. Tasks can only be
+    /// started in a tokio runtime.
     #[must_use]
     pub fn tokio() -> Self {
         Self::new(TokioClock, TokioSpawner, fastrand::u64(..))
@@ -115,14 +116,14 @@ impl Environment {
         random.u64(..)
     }
 
-    /// Within a tenth of the duration, so that many pollers do not march in step.
+    /// The duration, changed by up to a tenth, so that many pollers do not run in step.
     pub(crate) fn jitter(&self, duration: Duration) -> Duration {
         let duration = duration.min(FAR);
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         duration.mul_f64(0.9 + 0.2 * random.f64())
     }
 
-    /// A word that nobody can guess who does not see it.
+    /// A word that nobody can guess without seeing it.
     pub(crate) fn nonce(&self) -> String {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         format!("{:032x}", random.u128(..))
@@ -136,7 +137,7 @@ impl Environment {
         }))
     }
 
-    /// How many tasks are running for the engine at this moment.
+    /// How many tasks run in this environment at this moment.
     #[must_use]
     pub fn tasks(&self) -> usize {
         self.tasks.load(Ordering::Relaxed)
@@ -166,7 +167,7 @@ impl Drop for Counted {
     }
 }
 
-/// Tokio's clock, and the system's.
+/// Tokio's clock, and the system's wall clock.
 #[derive(Debug)]
 struct TokioClock;
 

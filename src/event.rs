@@ -1,51 +1,51 @@
-//! What an engine tells of its containers: plain types.
+//! Plain types for the engine's events about containers.
 
 use std::{fmt, time::SystemTime};
 
 use crate::container::ContainerId;
 
-/// Something that happened to a container.
+/// An event of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerEvent {
-    /// Which container.
+    /// The container's id.
     pub id: ContainerId,
-    /// Its name, as it is since.
+    /// The container's name since the event.
     pub name: String,
-    /// Its name before, if this is what has changed.
+    /// The container's name before the event, if the event changed the name.
     pub former_name: Option<String>,
-    /// What happened.
+    /// The action that happened.
     pub action: Action,
-    /// When, by the engine's clock; none if that is not known.
+    /// When the event happened, by the engine's clock; `None` if that is not known.
     pub at: Option<SystemTime>,
 }
 
-/// What happened to a container, in the engine's own words.
+/// An action that happened to a container, as the engine names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// It was made.
+    /// The container was created.
     Create,
-    /// It was started.
+    /// The container was started.
     Start,
-    /// Its first process ended.
+    /// The container's first process ended.
     Die,
-    /// The kernel killed a process of it for want of memory.
+    /// The kernel killed a process of the container for lack of memory.
     Oom,
-    /// Its processes were frozen.
+    /// The container's processes were frozen.
     Pause,
-    /// They go on.
+    /// The container's processes go on.
     Unpause,
-    /// It was ended and started again.
+    /// The container was ended and started again.
     Restart,
-    /// It has another name.
+    /// The container got another name.
     Rename,
-    /// It was removed.
+    /// The container was removed.
     Destroy,
-    /// Its health check says something else than before. No probe depends on it.
+    /// The result of the container's health check changed. No probe depends on it.
     Health,
 }
 
 impl Action {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Self; 10] = [
         Self::Create,
         Self::Start,
@@ -59,7 +59,7 @@ impl Action {
         Self::Health,
     ];
 
-    /// The action, as the engine writes it.
+    /// Returns the action, as the engine writes it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,14 +76,14 @@ impl Action {
         }
     }
 
-    /// The action of an engine's word; `health_status: healthy` is one, too.
+    /// Returns the action that an engine's word names. `health_status: healthy` names one, too.
     #[must_use]
     pub fn named(word: &str) -> Option<Self> {
         let word = word.split(':').next().unwrap_or_default();
         Self::ALL.into_iter().find(|action| action.as_str() == word)
     }
 
-    /// Whether a probe that has passed may have been undone by it.
+    /// Returns whether the action may undo a probe that has passed.
     #[must_use]
     pub fn undoes(self) -> bool {
         self != Self::Health

@@ -1,9 +1,13 @@
-//! What has happened to a node since its actor last looked into its inbox.
+//! The messages about a node that have arrived since its actor last emptied its inbox.
 //!
-//! Whoever puts something in never waits, and the inbox never grows: a storm of events is one entry.
-//! An event decides nothing. It invalidates what it may have changed, which is then asked for again.
+//! Putting a message in never waits, and the inbox never grows: a storm of events is one entry. An
+//! event decides nothing. It only invalidates the cached values that it may have changed, which are
+//! then queried again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::Notify;
 
@@ -25,35 +29,69 @@ struct Contents {
 /// What has arrived since the inbox was emptied last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Pending {
-    /// What may have happened to the container.
+    /// The change that may have happened to the container.
     pub(crate) container: Option<ContainerChange>,
-    /// Whether anything that systemd said may have changed.
+    /// Whether any part of systemd's state may have changed.
     pub(crate) systemd: bool,
-    /// The number of the last signal of a unit; zero if there was none. A reply of systemd's that
-    /// includes it is as good as one that is asked for later.
+    /// The number of the last signal of a unit; zero if there was none. A systemd reply that
+    /// includes this signal is as good as a reply to a later query.
     pub(crate) signal: u64,
-    /// Whether a client wants everything to be asked for once more.
+    /// Whether a client wants everything to be queried once more.
     pub(crate) refresh: bool,
     /// Whether clients have come or gone.
     pub(crate) clients: bool,
-    /// The last of these that a report can name: what made readyd look.
+    /// The last of these messages that a report can name: the reason why readyd queried the node.
     pub(crate) cause: Option<(Trigger, String)>,
     /// The number of the last message that could have changed anything about the node.
     pub(crate) sequence: u64,
 }
 
-/// What may have happened to a container.
+/// A change that may have happened to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ContainerChange {
-    /// Its state has to be asked for: it may be another one now.
+    /// The container may be in another state now, so its state has to be queried.
     Unknown,
-    /// It was in another state for a moment at least, whatever it is in now: what had passed until then
-    /// starts anew.
+    /// The container was in another state for a moment at least, whatever its state is now. Probes
+    /// that had passed until then start anew.
     Undone,
 }
 
+impl Pending {
+    /// Whether nothing has arrived.
+    pub(crate) fn is_empty(&self) -> bool {
+        let empty = Self {
+            sequence: self.sequence,
+            ..Self::default()
+        };
+        *self == empty
+    }
+}
+
+impl fmt::Display for Pending {
+    /// Formats the contents as an operator reads them in the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((trigger, cause)) = &self.cause {
+            write!(f, "{trigger:?} {cause}; ")?;
+        }
+        match self.container {
+            Some(ContainerChange::Undone) => f.write_str("the container was undone; ")?,
+            Some(ContainerChange::Unknown) => f.write_str("the container may have changed; ")?,
+            None => {}
+        }
+        for (flag, says) in [
+            (self.systemd, "systemd may have changed; "),
+            (self.signal > 0, "units have changed; "),
+            (self.refresh, "a client wants a fresh look; "),
+            (self.clients, "clients have come or gone; "),
+        ] {
+            f.write_str(if flag { says } else { "" })?;
+        }
+        write!(f, "sequence {}", self.sequence)
+    }
+}
+
 impl Inbox {
-    /// An event of the container has arrived.
+    /// Records an event of the container.
     pub(crate) fn container_event(&self, action: Action) {
         let change = if action.undoes() {
             ContainerChange::Undone
@@ -66,13 +104,13 @@ impl Inbox {
         });
     }
 
-    /// Events of the container may have been missed.
+    /// Records that events of the container may have been missed.
     pub(crate) fn events_missed(&self) {
         let unknown = Some(ContainerChange::Unknown);
         self.change(|pending| pending.container = pending.container.max(unknown));
     }
 
-    /// A signal says that a unit has changed. Later signals have greater numbers.
+    /// Records a signal that a unit has changed. Later signals have greater numbers.
     pub(crate) fn unit_changed(&self, unit: &str, signal: u64) {
         self.change(|pending| {
             pending.signal = pending.signal.max(signal);
@@ -80,7 +118,7 @@ impl Inbox {
         });
     }
 
-    /// A signal says that systemd as a whole has changed.
+    /// Records a signal that systemd as a whole has changed.
     pub(crate) fn systemd_changed(&self) {
         self.change(|pending| {
             pending.systemd = true;
@@ -88,17 +126,17 @@ impl Inbox {
         });
     }
 
-    /// No more signals will arrive over the connection that they came by.
+    /// Records that no more signals will arrive over the connection that carried them.
     pub(crate) fn signals_lost(&self) {
         self.change(|pending| pending.systemd = true);
     }
 
-    /// Asks for everything once more; nothing is invalidated by that.
+    /// Requests that everything is queried once more. This invalidates nothing.
     pub(crate) fn refresh(&self) {
         self.put(|contents| contents.pending.refresh = true);
     }
 
-    /// Clients have come or gone; nothing is invalidated by that.
+    /// Records that clients have come or gone. This invalidates nothing.
     pub(crate) fn clients_changed(&self) {
         self.put(|contents| contents.pending.clients = true);
     }
@@ -112,7 +150,7 @@ impl Inbox {
 
     fn put(&self, put: impl FnOnce(&mut Contents)) {
         put(&mut self.lock());
-        // One permit is enough: whoever takes, takes everything.
+        // One permit is enough, because `take` takes everything.
         self.arrived.notify_one();
     }
 
@@ -124,19 +162,19 @@ impl Inbox {
         pending
     }
 
-    /// The number of the last message that could have changed anything about the node, taken or not.
-    /// A status that was made with all messages up to this number is the newest there can be.
+    /// The number of the last message that could have changed anything about the node, taken or
+    /// not. A status that includes all messages up to this number is the newest there can be.
     pub(crate) fn sequence(&self) -> u64 {
         self.lock().sequence
     }
 
-    /// Completes when there is something to take. Only one task may wait for that.
+    /// Completes when there is something to take. Only one task may wait for this.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        // A std lock: it is never held across an await.
+        // A std lock suffices: it is never held across an await.
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,13 +1,14 @@
-//! What a node is: its name, its role, the labels that say so, and who asks for it.
+//! Nodes: their names, their roles, the labels that give the roles, and the clients that may see
+//! them.
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
-/// The name or id of a node's container: `[A-Za-z0-9][A-Za-z0-9_.-]{0,254}`, Docker's own rule for
-/// names (`RestrictedNameChars` in moby) with a bound. `/` is reserved.
+/// The name or id of a node's container: `[A-Za-z0-9][A-Za-z0-9_.-]{0,254}`, which is Docker's own
+/// rule for names (`RestrictedNameChars` in moby) with a bound. `/` is reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeName(String);
 
-/// Not a container's name.
+/// The error for text that is not a container's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a container's name: it takes 1 to 255 letters, digits, '_', '.' and '-', and starts with a letter or digit"
@@ -21,11 +22,11 @@ impl NodeName {
         &self.0
     }
 
-    /// Whether this names a container of this id and name: by its name, by its whole id, or by the
-    /// id's first 12 digits or more, as `docker ps` shows them.
+    /// Whether this names a container with this id and name: by its name, by its whole id, or by
+    /// the id's first 12 digits or more, as `docker ps` shows them.
     ///
-    /// An engine goes further and takes any prefix of an id: a container named `db` that does not
-    /// exist yet would then be whichever container has an id that starts with `db`.
+    /// An engine takes any prefix of an id. There, the name `db` of a container that does not exist
+    /// yet would match any container whose id starts with `db`.
     #[must_use]
     pub fn names(&self, id: &str, name: &str) -> bool {
         const SHORT_ID: usize = 12;
@@ -54,7 +55,7 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// What a node does in its cluster; it decides which probes the node has to pass.
+/// The part that a node plays in its cluster. It decides which probes the node has to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Runs slurmctld.
@@ -79,7 +80,7 @@ impl Role {
         Self::Api,
     ];
 
-    /// The role's name, as a label has it.
+    /// The role's name, as in a label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +99,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Not a role.
+/// The error for text that is not a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a role: the roles are controller, submitter, worker, db and api")]
 pub struct InvalidRole;
@@ -117,7 +118,7 @@ impl FromStr for Role {
 /// A container's labels.
 pub type Labels = HashMap<String, String>;
 
-/// The keys of the labels that say what a container plays.
+/// The keys of the labels that describe a container's part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelKeys {
     /// The realm; `sind.realm` by default.
@@ -128,14 +129,14 @@ pub struct LabelKeys {
     pub role: String,
 }
 
-/// What a container's label says of its role.
+/// The role in a container's labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RoleLabel {
-    /// There is no such label.
+    /// The container has no such label.
     Missing,
-    /// It names this role.
+    /// The label names this role.
     Is(Role),
-    /// It names no role.
+    /// The label names no role.
     Invalid {
         /// The label's value.
         value: String,
@@ -168,28 +169,28 @@ impl Default for LabelKeys {
     }
 }
 
-/// Who asks. Everyone is [`Identity::Local`] until there is authentication.
+/// The identity of a client. Every client is [`Identity::Local`] until there is authentication.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// Whoever can reach the server or runs the library.
+    /// A client that can reach the server or runs the library.
     Local,
 }
 
-/// Which containers exist for those who ask.
+/// The containers that exist for a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Visibility {
     select: Vec<(String, String)>,
 }
 
 impl Visibility {
-    /// Only containers that have all of these labels, with these values; all containers if there
-    /// are none.
+    /// Shows only containers that have all of these labels, with these values; shows all containers
+    /// if there are no labels.
     #[must_use]
     pub fn select(labels: Vec<(String, String)>) -> Self {
         Self { select: labels }
     }
 
-    /// Whether the identity may see a container with these labels. The one place that decides it.
+    /// Whether the identity may see a container with these labels. Only this function decides it.
     #[must_use]
     pub fn allows(&self, identity: &Identity, labels: &Labels) -> bool {
         let Identity::Local = identity;

@@ -1,4 +1,4 @@
-//! The generated code of `readyd.v1`, fenced.
+//! The generated code of `readyd.v1`, in a module of its own.
 
 #![allow(
     clippy::all,
@@ -10,5 +10,5 @@
 
 tonic::include_proto!("readyd.v1");
 
-/// The encoded descriptors of `readyd.v1` and of what it imports, with comments.
+/// The encoded descriptors of `readyd.v1` and its imports, with comments.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/readyd_descriptor.bin"));

@@ -1,44 +1,44 @@
-//! What a probe may ask of a node beside systemd, and the answers: plain types.
+//! The questions that a probe may ask a node beside systemd, and the answers, as plain types.
 //!
-//! A question is the server's own. No client ever sends one.
+//! Every question is the server's own. No client ever sends one.
 
 use std::{fmt, time::Duration};
 
 /// A question to a port or to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
-    /// A port is dialled, on the node's loopback address.
+    /// Dials a port on the node's loopback address.
     Port(PortQuestion),
-    /// A command is run in the node.
+    /// Runs a command in the node.
     Command(CommandQuestion),
 }
 
-/// What is asked of a port.
+/// A question to a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PortQuestion {
     pub(crate) port: u16,
     pub(crate) expects: Expects,
 }
 
-/// What a port is expected to do.
+/// The behaviour that is expected of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expects {
-    /// It accepts a connection.
+    /// The port accepts a connection.
     Connection,
-    /// It sends a line that starts with a prefix.
+    /// The port sends a line that starts with a prefix.
     Line {
-        /// What is sent to it first, if anything.
+        /// The text to send first, if any.
         send: &'static str,
-        /// The line's start.
+        /// The start of the line.
         prefix: &'static str,
-        /// For how long it is listened to, from the connection on.
+        /// How long readyd reads from the port, from the connection on.
         within: Duration,
-        /// How many bytes are listened to.
+        /// How many bytes readyd reads.
         cap: usize,
     },
 }
 
-/// A command, and the name that reasons call it by; only ever the server's own.
+/// A command, and its name in reasons. Every command is the server's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CommandQuestion {
     pub(crate) argv: &'static [&'static str],
@@ -63,11 +63,11 @@ impl fmt::Display for PortQuestion {
 /// The answer to a [`Question`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// What the port sent, and how that ended.
+    /// The port's output, and how it ended.
     Greeting(Vec<u8>, GreetingEnd),
     /// The port accepts.
     Accepted,
-    /// The port does not accept: the system's own words.
+    /// The port does not accept. The text is the system's own error message.
     Closed(String),
     /// The command ended.
     Command {
@@ -80,15 +80,15 @@ pub(crate) enum Answer {
     },
 }
 
-/// How listening to a port ended.
+/// How reading from a port ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GreetingEnd {
-    /// The line that was waited for came; it is the last.
+    /// The expected line arrived. It is the last line.
     Found,
     /// The other side closed the connection.
     Closed,
-    /// The time was over.
+    /// The time limit passed.
     TimedOut,
-    /// The bytes were used up.
+    /// The byte limit was reached.
     TooLong,
 }

@@ -1,4 +1,4 @@
-//! What is reported of a node: one report a probe, and what made readyd look.
+//! The reports about a node: one report per probe, and the trigger of the look.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,48 +7,48 @@ use crate::{
     text::{Detail, Reason},
 };
 
-/// What a probe found, and how.
+/// The report of a probe: its result, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
     /// The probe's name.
     pub probe: String,
-    /// What it found.
+    /// The probe's result.
     pub result: ProbeResult,
-    /// More than a line, where there is more to say: the end of a failed unit's journal.
+    /// Text of more than one line, if there is any: the end of a failed unit's journal.
     pub detail: Detail,
-    /// How the node was reached; empty if it was not.
+    /// How the node was reached; empty if it was not reached.
     pub via: &'static str,
     /// How long the probe took.
     pub elapsed: Duration,
-    /// When this outcome began, as far as was seen.
+    /// When this outcome began, as far as readyd has seen it.
     pub since: SystemTime,
 }
 
-/// An outcome, or why there is none.
+/// An outcome, or the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeResult {
-    /// It was looked at.
+    /// The probe has looked, with this outcome.
     Looked(Outcome),
-    /// It could not be looked at, or has not answered yet.
+    /// The probe could not look, or has no reply yet.
     Unknown(Reason),
-    /// It was not looked at, because an earlier probe did not pass.
+    /// The probe has not looked, because an earlier probe did not pass.
     Skipped(Reason),
 }
 
 impl ProbeResult {
-    /// Whether the newest look passed.
+    /// Returns whether the newest look passed.
     #[must_use]
     pub fn is_passed(&self) -> bool {
         matches!(self, Self::Looked(outcome) if outcome.is_passed())
     }
 
-    /// Whether trying again cannot help.
+    /// Returns whether trying again cannot help.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Looked(Outcome::Terminal(_)))
     }
 
-    /// Why it is so; only what passed may have nothing to say.
+    /// Returns the reason. Only a passed probe may have none.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
@@ -57,7 +57,7 @@ impl ProbeResult {
         }
     }
 
-    /// Whether both are the same kind of outcome, whatever their reasons.
+    /// Returns whether both are the same kind of outcome, whatever their reasons.
     pub(crate) fn is_same_kind(&self, other: &Self) -> bool {
         let kind = |result: &Self| match result {
             Self::Looked(Outcome::Passed(_)) => 0,
@@ -71,7 +71,8 @@ impl ProbeResult {
 }
 
 impl ProbeReport {
-    /// Whether a client has to be told of the difference: not of another `elapsed` or `since`.
+    /// Returns whether both reports say the same to a client, so that it needs no new one.
+    /// `elapsed` and `since` do not count.
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         self.probe == other.probe
             && self.result == other.result
@@ -80,15 +81,15 @@ impl ProbeReport {
     }
 }
 
-/// What made readyd look at a node.
+/// The reason why readyd looked at a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
     /// It was the first look.
     Initial,
     /// The poll interval was over, or a finding had to be confirmed.
     Poll,
-    /// The engine told of the container.
+    /// The engine sent an event about the container.
     ContainerEvent,
-    /// systemd told of a unit, or of itself.
+    /// systemd sent a signal about a unit, or about itself.
     UnitEvent,
 }

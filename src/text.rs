@@ -1,21 +1,21 @@
-//! Text that may come from a node: cleaned and bounded before anything else touches it.
+//! Text that may come from a node, cleaned and bounded before anything else uses it.
 //!
-//! What a container says is hostile input. Whatever ends up in a report passes through here once,
-//! and the types say that it has.
+//! A container's output is hostile input. All text in a report passes through here once, and its
+//! type proves that.
 
 use std::fmt;
 
-/// The most bytes that a [`Reason`] has.
+/// The maximum length of a [`Reason`], in bytes.
 pub const REASON_BYTES: usize = 1024;
-/// The most bytes that a [`Detail`] has.
+/// The maximum length of a [`Detail`], in bytes.
 pub const DETAIL_BYTES: usize = 8 * 1024;
 
-/// Why something is as it is: one line of clean text, never empty, at most [`REASON_BYTES`] long.
+/// The reason for a state: one line of clean text, never empty, at most [`REASON_BYTES`] long.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reason(String);
 
 impl Reason {
-    /// Makes a reason of any text; line breaks become spaces.
+    /// Makes a reason from any text. Line breaks become spaces.
     #[must_use]
     pub fn new(text: impl AsRef<str>) -> Self {
         let mut line = clean(text.as_ref(), false);
@@ -45,14 +45,14 @@ impl fmt::Debug for Reason {
     }
 }
 
-/// More than a line, such as the end of a journal: clean text, possibly empty, at most
-/// [`DETAIL_BYTES`] long. Of longer text the end is kept, which is where a journal says what
+/// Text of more than a line, such as the end of a journal: clean, possibly empty, at most
+/// [`DETAIL_BYTES`] long. Longer text keeps its end, because the end of a journal says what
 /// happened.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Detail(String);
 
 impl Detail {
-    /// Makes a detail of any text; line breaks stay.
+    /// Makes a detail from any text. Line breaks stay.
     #[must_use]
     pub fn new(text: impl AsRef<str>) -> Self {
         let mut lines = clean(text.as_ref(), true);
@@ -72,7 +72,7 @@ impl Detail {
         &self.0
     }
 
-    /// Whether there is nothing to say.
+    /// Whether the text is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -85,9 +85,9 @@ impl fmt::Debug for Detail {
     }
 }
 
-/// The text without what could move a cursor, reorder a line or end it: C0 and C1 controls, the
-/// line and paragraph separators, and the bidirectional format characters (UAX #9). Runs of white
-/// space in between become one space; line breaks stay only if `lines`.
+/// Removes the characters that could move a cursor, reorder a line or end it: C0 and C1 controls,
+/// the line and paragraph separators, and the bidirectional format characters (UAX #9). Runs of
+/// white space in between become one space. Line breaks stay only if `lines` is true.
 #[must_use]
 pub fn clean(text: &str, lines: bool) -> String {
     let mut out = String::with_capacity(text.len().min(DETAIL_BYTES));
@@ -123,7 +123,7 @@ pub fn truncate(text: &mut String, bytes: usize) {
     text.push_str(MARK);
 }
 
-/// The system's own words, without its number: `Connection refused`.
+/// The system's error message without its number: `Connection refused`.
 pub(crate) fn said(error: &std::io::Error) -> String {
     let said = error.to_string();
     let words = said.split(" (os error").next().unwrap_or_default();

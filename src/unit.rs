@@ -1,22 +1,22 @@
-//! What systemd says of a node, as plain types: the state of the system, and of units.
+//! systemd's description of a node, as plain types: the state of the system, and of units.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::text::{Detail, Reason};
 
-/// What is asked about systemd: its own state always, and these units.
+/// A question to systemd: always its own state, and these units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnitQuestion {
     /// Names of units.
     pub(crate) units: Vec<&'static str>,
-    /// Those of them whose proof is wanted: what tells one start from another, and for how long it
-    /// has been active.
+    /// The units whose proof is wanted: the properties that distinguish one start from another, and
+    /// for how long the unit has been active.
     pub(crate) proofs: Vec<&'static str>,
     /// Whether the end of the journal of failed units is read.
     pub(crate) journal: bool,
 }
 
-/// What systemd said in one reply.
+/// The state in one reply from systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SystemdState {
     /// The state of the system as a whole, in systemd's own word: `starting`, `running`,
@@ -24,19 +24,19 @@ pub(crate) struct SystemdState {
     pub(crate) system: String,
     /// The failed units, if the system is degraded: the first few.
     pub(crate) failed_units: Vec<String>,
-    /// The units that were asked for, by the name that was asked.
+    /// The units of the question, by their names in it.
     pub(crate) units: BTreeMap<String, Unit>,
-    /// Whether signals of every change since then will reach the inbox of who asked.
+    /// Whether signals of every later change will reach the caller's inbox.
     pub(crate) subscribed: bool,
-    /// The number of the last signal of a unit that arrived before this: the state includes what it
-    /// was about.
+    /// The number of the last signal of a unit that arrived before this reply. The state includes
+    /// that change.
     pub(crate) last_signal: u64,
 }
 
 /// A unit, as systemd describes it (org.freedesktop.systemd1(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Unit {
-    /// Its real name: `ssh.service` where `sshd.service`, an alias, was asked for.
+    /// The unit's real name: `ssh.service` if the question named its alias `sshd.service`.
     pub(crate) id: String,
     /// `LoadState`: loaded, not-found, masked and others.
     pub(crate) load: String,
@@ -48,48 +48,51 @@ pub(crate) struct Unit {
     pub(crate) result: String,
     /// `Type` of a service: simple, exec, forking, notify and others.
     pub(crate) kind: String,
-    /// `MainPID` in the node's own numbers; zero if there is none.
+    /// `MainPID` in the node's own numbering; zero if there is none.
     pub(crate) main_pid: u32,
     /// `ExecMainPID`: the main process, also once it has ended.
     pub(crate) exec_pid: u32,
-    /// `InvocationID`: another one for each start.
+    /// `InvocationID`, which differs for each start.
     pub(crate) invocation: String,
-    /// Whether a job is queued for it.
+    /// Whether a job is queued for the unit.
     pub(crate) job: bool,
-    /// `ConditionResult` is no, and a start was tried: a condition of the unit kept it from
+    /// Whether a start was tried and `ConditionResult` is no: a condition of the unit kept it from
     /// starting.
     pub(crate) condition_failed: bool,
-    /// `StateChangeTimestampMonotonic`, in microseconds of the node's clock: equal in two looks only
-    /// if nothing changed in between.
+    /// `StateChangeTimestampMonotonic`, in microseconds of the node's clock. It is equal in two
+    /// replies only if nothing changed in between.
     pub(crate) changed: u64,
-    /// Since when, on the same clock, it is active under the same main process at the earliest.
+    /// The earliest time, on the same clock, since which the unit can have been active under the
+    /// same main process.
     pub(crate) since: Duration,
-    /// For how long it has been active under the same main process, at least; `None` if the node
-    /// gives no clocks to tell it by.
+    /// For how long the unit has been active under the same main process, at least; `None` if the
+    /// node gives no clocks to reckon this by.
     pub(crate) age: Option<Duration>,
-    /// The end of its journal, if it has failed and journals are read.
+    /// The end of the unit's journal, if the unit has failed and journals are read.
     pub(crate) journal: Detail,
 }
 
 impl Unit {
-    /// Whether systemd knows a unit of that name.
+    /// Whether systemd knows a unit with this name.
     pub(crate) fn exists(&self) -> bool {
         self.load != "not-found" && !self.load.is_empty()
     }
 
-    /// Active, in the sense of `systemctl is-active`: a unit that reloads is up.
+    /// Whether the unit is active, in the sense of `systemctl is-active`: a unit that reloads is
+    /// up.
     pub(crate) fn is_active(&self) -> bool {
         matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
     }
 
-    /// Failed, and not on its way to another start.
+    /// Whether the unit has failed and is not on its way to another start.
     pub(crate) fn is_failed(&self) -> bool {
         self.active == "failed" && !self.job
     }
 
-    /// Whether being active proves anything: of these types, a unit is active once it has said so or
-    /// done its work. Of the others (simple, exec, idle) it is as soon as its process is forked,
-    /// before that could fail (systemd.service(5), `Type=`); and of an unknown one nothing is known.
+    /// Whether the active state proves anything. With these types, a unit is active once it has
+    /// reported so or has done its work. With the others (simple, exec, idle), a unit is active as
+    /// soon as its process is forked, before that could fail (systemd.service(5), `Type=`). An
+    /// unknown type proves nothing.
     pub(crate) fn tells(&self) -> bool {
         matches!(
             self.kind.as_str(),
@@ -103,7 +106,7 @@ impl Unit {
         self.id == other.id && self.invocation == other.invocation && of(self) == of(other)
     }
 
-    /// The state in words, as a reason has it.
+    /// The state in words, for a reason.
     pub(crate) fn describe(&self) -> Reason {
         let Self {
             id,

@@ -1,8 +1,10 @@
-//! What happens to real nodes is told, and found out all the same where telling fails.
+//! Events and signals report the changes of real nodes. Where they fail, readyd still finds the
+//! changes.
 //!
-//! Most of these waits poll once a minute: what they find out sooner, they were told.
+//! Most of these waits poll once a minute, so an event or a signal reported any change that they
+//! find sooner.
 
-// A test's own helpers may fail it, too.
+// A test's helpers may make it fail, too.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -33,7 +35,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A wait that finds nothing out by polling.
+/// Returns a request whose wait finds no change by polling.
 fn told(node: &str) -> WaitRequest {
     WaitRequest {
         poll_interval: MINUTE,
@@ -41,7 +43,7 @@ fn told(node: &str) -> WaitRequest {
     }
 }
 
-/// Goes on until a report of a node says so.
+/// Reads events until a report of a node contains this, and returns the report.
 async fn until(wait: &mut Wait, what: &str) -> Arc<NodeReport> {
     let reading = async {
         loop {
@@ -70,7 +72,7 @@ async fn result(wait: Wait) -> Arc<WaitResult> {
         .unwrap()
 }
 
-/// A node whose munge is stopped, and a wait for it that has said so.
+/// Stops a node's munge, and returns a wait for the node that has reported it.
 async fn stopped(monitor: &Monitor, node: &Node, request: WaitRequest) -> Wait {
     booted(node);
     node.sh("systemctl stop munge");
@@ -118,7 +120,7 @@ async fn a_container_that_comes_pauses_and_goes_on_is_told(
     };
     let mut wait = monitor.wait(&ME, request);
     until(&mut wait, "does not exist yet").await;
-    // The subscription may have come after the first look.
+    // The subscription may be active only after the first look.
     sleep(Duration::from_millis(100)).await;
     let node = Node::start(suite, &name, &[]);
     until(&mut wait, "has to stay so").await;
@@ -130,7 +132,7 @@ async fn a_container_that_comes_pauses_and_goes_on_is_told(
     docker(&["unpause", &name]);
     let result = result(wait).await;
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
-    // The pause has started the time anew.
+    // The pause has started the time of `stable_for` anew.
     assert!(resumed.elapsed() >= Duration::from_secs(3));
     drop(node);
 }
@@ -143,7 +145,7 @@ async fn a_container_that_comes_pauses_and_goes_on_is_told(
 async fn a_container_that_ends_in_mid_wait_is_terminal(
     #[values(BOOKWORM, FORKY)] suite: &str,
     #[case] end: &[&str],
-    // How much of it a look catches is chance; that it is the end is not.
+    // It is random which of these reasons a look finds, but each of them ends the wait.
     #[case] whys: &[&str],
 ) {
     let node = Node::start(suite, &unique("ends"), &[]);
@@ -162,13 +164,13 @@ async fn a_container_that_ends_in_mid_wait_is_terminal(
     assert_eq!(result.verdict, Verdict::Terminal, "{}", result.message);
     let ended = |why: &&str| result.message.contains(*why);
     assert!(whys.iter().any(ended), "{}", result.message);
-    // Who keeps waiting is told, and goes on.
+    // A wait that keeps waiting reports the end, and goes on.
     match end[0] {
-        // That may be over before anybody has looked.
+        // A restart may be over before any look.
         "restart" => {}
         "rm" => {
             until(&mut others, "was removed").await;
-            // Who comes now has never seen it.
+            // A new wait has never seen the container.
             let mut new = monitor.wait(&ME, told(&node.0));
             until(&mut new, "does not exist yet").await;
         }
@@ -178,7 +180,8 @@ async fn a_container_that_ends_in_mid_wait_is_terminal(
     }
 }
 
-/// What has a restart policy goes on with its next run, and is terminal only where there is none.
+/// A container with a restart policy goes on with its next run, and is terminal only if there is no
+/// next run.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_with_a_restart_policy_goes_on_unless_it_is_left_exited(
@@ -194,7 +197,7 @@ async fn a_container_with_a_restart_policy_goes_on_unless_it_is_left_exited(
 
     let wait = stopped(&monitor, &node, told(&node.0)).await;
     let start = Instant::now();
-    // The engine keeps to what it was told by hand, not to the policy.
+    // The engine does not apply the policy to a container that was killed by hand.
     docker(&["kill", &node.0]);
     let killed = result(wait).await;
     assert_eq!(killed.verdict, Verdict::Terminal, "{}", killed.message);
@@ -224,17 +227,16 @@ async fn a_unit_that_is_always_started_again_is_not_terminal(
         RestartSec=300ms\nExecStartPre=\nExecStart=\nExecStart=/bin/false\n";
     node.write("/run/systemd/system/munge.service.d/cycles.conf", cycles);
     node.sh("systemctl daemon-reload; systemctl restart munge; true");
-    let request = WaitRequest {
-        limit: Some(Duration::from_secs(4)),
-        ..request(&[&node.0], 4)
-    };
-    let result = monitor.wait(&ME, request).result().await.unwrap();
-    assert_eq!(result.verdict, Verdict::TimedOut, "{}", result.message);
-    assert!(result.message.contains("munge"), "{}", result.message);
+    let mut wait = monitor.wait(&ME, request(&[&node.0], 60));
+    until(&mut wait, "munge").await;
+    // In this time the unit goes through about ten cycles, and in each of them it fails for a
+    // moment.
+    let ended = timeout(Duration::from_secs(4), wait.result()).await;
+    assert!(ended.is_err(), "{ended:?}");
 }
 
-/// To ask for a unit that is not loaded makes systemd tell of others, which must not be a reason to
-/// ask once more.
+/// A query for a unit that is not loaded makes systemd send signals about other units, which must
+/// not cause another query.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn to_look_is_no_reason_to_look(#[values(BOOKWORM, FORKY)] suite: &str) {
@@ -247,12 +249,13 @@ async fn to_look_is_no_reason_to_look(#[values(BOOKWORM, FORKY)] suite: &str) {
     let wait = stopped(&monitor, &node, request).await;
     let result = wait.result().await.unwrap();
     assert_eq!(result.verdict, Verdict::TimedOut);
-    // An inspection, a subscription's, systemd's twice or so, a banner.
+    // The expected replies are one for an inspection, one for a subscription, about two of systemd,
+    // and a banner.
     let answers = result.nodes[0].round;
     assert!(answers < 20, "{answers} answers in 5 s");
 }
 
-// --- faults -----------------------------------------------------------------------------------------
+// --- faults --------------------------------------------------------------------------------------
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
@@ -262,7 +265,8 @@ async fn an_event_stream_that_is_cut_is_taken_up_again(#[values(BOOKWORM, FORKY)
     proxy.fail("/events", Fault::Twice);
     let monitor = monitor_at(proxy.host().parse().unwrap(), LinkChoice::Auto);
     let mut wait = stopped(&monitor, &node, told(&node.0)).await;
-    // Once told, so that the next subscription says since when.
+    // The wait receives one event first, so that the next subscription contains the time since when
+    // it needs events.
     pause(&node.0);
     until(&mut wait, "is paused").await;
     docker(&["unpause", &node.0]);
@@ -366,7 +370,8 @@ async fn a_command_that_is_started_and_never_ends_is_given_up(
     assert_eq!(ended.unwrap().unwrap().verdict, Verdict::Ready);
 }
 
-/// An engine that may be restarted: in a network of its own, it leaves alone what is the other's.
+/// An engine that the test may restart. It runs in a network namespace of its own, so that it
+/// leaves the network of the other engine alone.
 struct OwnEngine {
     directory: tempfile::TempDir,
     daemon: Option<Child>,
@@ -511,7 +516,8 @@ async fn an_engine_that_is_restarted_in_mid_wait_is_waited_for() {
         own.up();
         own
     });
-    // Whether it is seen to end before its engine does is chance: with a policy, it comes back.
+    // It is random whether a look sees the node end before its engine does. With a restart policy,
+    // the node comes back.
     let goes = timeout(MINUTE, goes.result()).await.unwrap().unwrap();
     assert_eq!(goes.verdict, Verdict::Terminal, "{}", goes.message);
     assert!(goes.message.contains("is exited"), "{}", goes.message);
@@ -521,9 +527,9 @@ async fn an_engine_that_is_restarted_in_mid_wait_is_waited_for() {
     assert_eq!(stays.verdict, Verdict::Ready, "{}", stays.message);
 }
 
-// --- many -------------------------------------------------------------------------------------------
+// --- many ----------------------------------------------------------------------------------------
 
-/// Waits that are cancelled, that time out and that end, through one server.
+/// One server serves waits that are cancelled, waits that time out, and waits that become ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_ten_thousand_waits_nothing_is_left() {
     const WAITS: usize = 10_000;
@@ -556,7 +562,7 @@ async fn after_ten_thousand_waits_nothing_is_left() {
             let mut messages = client.wait_ready(request).await.unwrap().into_inner();
             let first = messages.message().await;
             if at % 3 == 2 {
-                // It goes away.
+                // This client goes away.
                 drop(messages);
                 continue;
             }
@@ -574,7 +580,7 @@ async fn after_ten_thousand_waits_nothing_is_left() {
     let all = (0..AT_ONCE).map(|at| clients(at * WAITS / AT_ONCE));
     futures_util::future::join_all(all).await;
     eventually("all is as at first", Duration::from_secs(10), || {
-        // The runtime may keep a thread more for a while.
+        // tokio may keep one more thread for a while.
         serve.files() <= at_first.0 && serve.status("Threads") <= at_first.1 + 1
     });
     for node in [&up, &down] {

@@ -1,7 +1,7 @@
-//! The ways into real nodes: each reaches them and says so, none leads elsewhere, and what breaks is
-//! made anew.
+//! The links to real nodes: each link reaches its node and reports its own name, no link leads
+//! elsewhere, and a broken link is opened anew.
 
-// A test's own helpers may fail it, too.
+// A test's helpers may make it fail, too.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
@@ -14,7 +14,9 @@ use std::{
 };
 
 use readyd::{
-    monitor::{CHECK_LIMIT, LinkChoice, Monitor, MonitorError, Snapshot, Verdict, WaitRequest},
+    monitor::{
+        CHECK_LIMIT, LinkChoice, Monitor, MonitorError, Snapshot, Verdict, WaitEvent, WaitRequest,
+    },
     node::Role,
     probe::{Outcome, Probe, Service},
     report::{ProbeReport, ProbeResult},
@@ -43,13 +45,13 @@ fn vias(probes: &[ProbeReport]) -> BTreeSet<&str> {
     looked.map(|probe| probe.via).collect()
 }
 
-/// How many processes of that name run in the node.
+/// Returns how many processes of that name run in the node.
 fn running(node: &str, name: &str) -> usize {
     let processes = docker(&["top", node, "-eo", "pid,comm"]);
     processes.lines().filter(|line| line.contains(name)).count()
 }
 
-/// The node's bridge, as `ps` cuts its name.
+/// The name of the node's bridge process, as `ps` cuts it.
 const BRIDGE: &str = "systemd-stdio-b";
 
 #[rstest]
@@ -84,7 +86,7 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
         );
     }
 
-    // An older slurmctld can only be asked by scontrol, which runs in the node.
+    // An older slurmctld can only be queried by scontrol, which runs in the node.
     let rpc = match (suite, via) {
         (BOOKWORM, "host") => "bridge",
         _ => via,
@@ -103,7 +105,7 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
     let result = monitor.wait(&ME, registered).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
 
-    // What fails is told alike, with the end of its journal.
+    // All links report a failed unit alike, with the end of its journal.
     let sh = |shell: &str| support::real::in_node(worker, shell);
     sh("systemctl stop munge; echo short >/etc/munge/munge.key; systemctl start munge; true");
     let failed = check(&monitor, worker, "munge").await;
@@ -145,20 +147,20 @@ async fn from_outside_a_worker_is_looked_at_without_any_exec(
         ])
     };
     assert_eq!(events(&end), "", "the engine's own events");
-    // They would have told: this is one.
+    // The engine's events do contain an exec, as this one proves.
     node.sh("true");
     let now = docker(&["info", "--format", "{{.SystemTime}}"]);
     assert!(events(&now).contains("exec_start"));
 }
 
-/// A container owns its paths: what leads out of it must lead nowhere.
+/// A container controls its own paths, so a path that leads out of the container must lead nowhere.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
     #[values(BOOKWORM, FORKY)] suite: &str,
 ) {
     const BUS: &str = "/run/dbus/system_bus_socket";
-    // The engine's own socket: on the host by this name, in the container by another.
+    // The engine's own socket has this name on the host and another name in the container.
     let options = ["-v", "/var/run/docker.sock:/host.sock"];
     let node = Node::start(suite, &unique("hostile"), &options);
     booted(&node);
@@ -168,11 +170,12 @@ async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
     let no_socket = format!("the node has no D-Bus yet: there is no {BUS}");
     let outside = "the node has no D-Bus yet: its socket leads out of the container".to_owned();
     for (target, expected) in [
-        // Links to what is on the host only.
+        // These symbolic links lead to paths that exist only on the host.
         ("/var/run/docker.sock", &no_socket),
         ("/var/lib/docker/../../run/docker.sock", &no_socket),
         ("../../../../../../../var/run/docker.sock", &no_socket),
-        // The host's socket itself, below the container's root: its peer is not the container's.
+        // This is the host's socket itself, below the container's root. Its peer is not a process
+        // of the container.
         ("/host.sock", &outside),
     ] {
         node.sh(&format!("ln -sfn {target} {BUS}"));
@@ -183,8 +186,8 @@ async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
             ProbeResult::Looked(Outcome::Failed(_))
         ));
     }
-    // A link that goes round in a circle, and a name that is too long, are errors like others.
-    // And so is the way through /proc.
+    // A symbolic link to itself and a name that is too long are errors like others, and so is a
+    // path through /proc.
     for target in [
         BUS,
         "/proc/1/root/host.sock",
@@ -195,7 +198,7 @@ async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
         let why = reason(&report.result);
         assert!(why.starts_with("the node has no D-Bus yet: "), "{why}");
     }
-    // Where any way may be taken, systemctl needs no bus.
+    // With `LinkChoice::Auto`, readyd falls back to an exec of systemctl, which needs no bus.
     eventually("it is no longer young", Duration::from_secs(10), || {
         let since = docker(&["inspect", "-f", "{{.State.StartedAt}}", &node.0]);
         let since = humantime::parse_rfc3339(&since).unwrap();
@@ -217,7 +220,7 @@ async fn a_link_is_never_used_for_another_container_of_its_name(
     booted(&old);
     let monitor = monitor(link);
     assert!(snapshot(&monitor, &name).await.ready);
-    // The old one goes on under another name, as well as it was.
+    // The old container goes on under another name, and is still ready.
     let kept = Node(format!("{name}-old"));
     docker(&["rename", &name, &kept.0]);
     std::mem::forget(old);
@@ -230,7 +233,7 @@ async fn a_link_is_never_used_for_another_container_of_its_name(
         "{looked:?}"
     );
     assert!(snapshot(&monitor, &kept.0).await.ready);
-    // Started again, it is another run: munge is back.
+    // After a restart the container is another run, and munge is back.
     docker(&["restart", "-t", "1", &name]);
     booted(&new);
     eventually("munge is up again", Duration::from_secs(10), || {
@@ -257,24 +260,24 @@ async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &st
         let sshd = check(&monitor, &node.0, "sshd").await;
         assert!(sshd.result.is_passed(), "{sshd:?}");
         assert_eq!(running(&node.0, BRIDGE), 1, "one for all looks");
-        // Both the bridge and the node's shell.
+        // This kills both the bridge and the node's shell.
         node.sh(&format!(
             "pkill -KILL {BRIDGE}; pkill -KILL -f 'eval ...request'"
         ));
     }
-    // The bus itself is started again under it.
+    // The bus itself restarts under the bridge.
     snapshot(&monitor, &node.0).await;
     node.sh("systemctl restart dbus");
     assert!(snapshot(&monitor, &node.0).await.services[&Service::MUNGE]);
-    // Nobody needs it any more.
+    // No client needs the bridge any more.
     eventually("the idle bridge is closed", Duration::from_secs(10), || {
         running(&node.0, BRIDGE) == 0
     });
 }
 
-/// The program as somebody who is not root, but may use Docker.
+/// Runs the program as a user who is not root but may use Docker.
 fn as_a_user(arguments: &[&str]) -> Output {
-    // Where only root gets to the build folder, the program is not there for others.
+    // If only root has access to the build folder, other users cannot run the program there.
     let directory = tempfile::tempdir().unwrap();
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open.clone()).unwrap();
@@ -341,7 +344,7 @@ fn without_root_the_bridge_is_taken_and_without_a_bridge_an_exec(
     );
 }
 
-/// Who answers at the bus's socket here is a script.
+/// A script answers at the bus's socket here.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
@@ -364,7 +367,8 @@ async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
     node.sh("systemctl daemon-reload; systemctl start fake.socket; mv /run/dbus/system_bus_socket /run/real; ln -s /run/fake.sock /run/dbus/system_bus_socket");
 
     let ok = r"printf 'OK 0123456789abcdef0123456789abcdef\r\n'";
-    // Little-endian, a method return, 100 MiB of body; and one of a megabyte, again and again.
+    // `long` is the little-endian header of a method return with a body of 100 MiB. `signal` is the
+    // header of a signal with a body of about one megabyte, which is sent again and again.
     let long = r"printf 'l\x02\x00\x01\x00\x00\x40\x06\x01\x00\x00\x00\x00\x00\x00\x00'";
     let signal = r"printf 'l\x04\x00\x01\xf0\xff\x0f\x00\x01\x00\x00\x00\x00\x00\x00\x00'";
     for script in [
@@ -388,7 +392,7 @@ async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
         let munge = Probe::named("munge").unwrap();
         let hostile = monitor.check(&ME, &name, &munge, None, CHECK_LIMIT);
         let good = async {
-            // Again and again, for as long as the other may take.
+            // The snapshots go on while the check of the hostile node may run.
             for _ in 0..5 {
                 let start = Instant::now();
                 assert!(snapshot(&monitor, &other.0).await.ready);
@@ -453,7 +457,7 @@ async fn a_port_of_a_shared_network_proves_nothing(
 ) {
     let owner = Node::start(BOOKWORM, &unique("owner"), &[]);
     let network = format!("container:{}", owner.0);
-    // Its own sshd finds the port taken; the other's answers there.
+    // The guest's own sshd finds the port taken, and the owner's sshd answers there.
     let guest = Node::start(BOOKWORM, &unique("guest"), &["--network", &network]);
     let on_host = Node(unique("onhost"));
     let image = format!("readyd-test/node:{BOOKWORM}");
@@ -496,24 +500,29 @@ async fn a_port_of_a_shared_network_proves_nothing(
         ProbeResult::Looked(Outcome::failed(expected))
     );
 
-    // And a wait says it.
+    // A wait reports the same reason.
     let request = WaitRequest {
-        limit: Some(2000 * MS),
         probes: vec![Probe::named("sshd").unwrap()],
-        ..request(&[&on_host.0], 2)
+        ..request(&[&on_host.0], 60)
     };
-    let result = monitor.wait(&ME, request).result().await.unwrap();
-    assert_eq!(result.verdict, Verdict::TimedOut);
-    assert!(
-        result
-            .message
-            .contains("the network of the engine's machine"),
-        "{}",
-        result.message
-    );
+    let mut wait = monitor.wait(&ME, request);
+    let mut said = Vec::new();
+    while let Some(WaitEvent::Node(report)) = wait.next().await {
+        let why = report
+            .failing()
+            .map(|report| reason(&report.result).to_owned());
+        said.extend(why);
+        if said
+            .last()
+            .is_some_and(|why| why.contains("the network of the engine's machine"))
+        {
+            return;
+        }
+    }
+    panic!("it never said it: {said:?}");
 }
 
-/// What is kept of a node is asked nothing, and closed: of many as of one.
+/// The command line uses the link that `--link` names, and refuses a name that is not a link.
 #[test]
 fn the_command_line_takes_the_way_that_it_is_told() {
     let node = Node::start(BOOKWORM, &unique("way"), &[]);

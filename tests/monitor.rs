@@ -1,6 +1,6 @@
-//! The engine over a fake runtime, on paused time.
+//! The monitor over a fake engine, on paused time.
 
-// A test's own helpers may fail it, too.
+// A test's helpers may make it fail, too.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -56,7 +56,7 @@ fn request(nodes: &[&str]) -> WaitRequest {
     }
 }
 
-/// Everything that a wait tells.
+/// Returns the reports and the result of a wait.
 async fn told(mut wait: Wait) -> (Vec<Arc<NodeReport>>, Arc<WaitResult>) {
     let mut reports = Vec::new();
     while let Some(event) = wait.next().await {
@@ -135,7 +135,7 @@ async fn probes_stop_at_the_first_that_does_not_pass_and_a_snapshot_skips_nothin
         result.message,
         "not ready within 2s: w: munge: munge.service is inactive (dead)"
     );
-    // The state did not change, so that it was told once.
+    // The state did not change, so the wait reported it once.
     assert_eq!(reports.len(), 1);
     assert!(matches!(
         reports[0].probes[4].result,
@@ -220,7 +220,7 @@ async fn a_die_in_mid_wait_ends_it_and_keep_waiting_goes_on() {
         NodeState::Terminal(_)
     ));
 
-    // The other wait polls at moments of its own, and sees it too.
+    // The other wait polls at times of its own, and sees the end, too.
     sleep(600 * MS).await;
     fake.put(FakeNode::ready("w", Some("worker")));
     let (reports, result) = keep.await.unwrap();
@@ -386,7 +386,7 @@ async fn a_failed_unit_is_terminal_with_its_journal_once_confirmed() {
         .await
         .unwrap();
     assert!(munge.result.is_terminal());
-    // One look cannot be two.
+    // A snapshot looks only once, so it cannot confirm a failure.
     let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
     assert_eq!(
         snapshot.probes[3].result,
@@ -431,14 +431,15 @@ async fn a_daemon_that_dies_right_after_its_start_is_never_ready() {
     );
     assert!(reason(&reports[0]).contains("proves nothing for the first 200 ms"));
 
-    // Snapshot and check answer what is now.
+    // Snapshot and check report the current state.
     fake.set_unit("w", "slurmd.service", "active", "running");
     assert!(monitor.snapshot(&ME, &name("w"), None).await.unwrap().ready);
 }
 
 #[tokio::test(start_paused = true)]
 async fn ready_needs_all_nodes_at_the_same_moment() {
-    // Which of the two is polled first is left to chance: once each way, at the least.
+    // It is random which of the two nodes is polled first. Ten rounds have each order at least
+    // once.
     for _ in 0..10 {
         let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("b", None)]);
         fake.set_unit("b", "munge.service", "inactive", "dead");
@@ -449,7 +450,7 @@ async fn ready_needs_all_nodes_at_the_same_moment() {
         };
         let wait = monitor.wait(&ME, slow);
         sleep(1000 * MS).await;
-        // `a` was ready when it was looked at last, and is not any more when `b` becomes so.
+        // `a` was ready at its last look, and is no longer ready when `b` becomes ready.
         fake.set_unit("a", "munge.service", "inactive", "dead");
         fake.set_unit("b", "munge.service", "active", "running");
         let (_, result) = told(wait).await;
@@ -541,7 +542,7 @@ async fn two_looks_at_a_unit_are_as_far_apart_as_systemd_was_asked() {
     };
     let wait = monitor.wait(&ME, hasty);
     let dying = async {
-        // systemd is asked once more; then sshd takes its time, in which slurmd dies.
+        // systemd is queried once more. Then sshd takes its time, and slurmd dies meanwhile.
         sleep(25 * MS).await;
         fake.change("w", |node| node.delay = 300 * MS);
         sleep(100 * MS).await;
@@ -570,7 +571,8 @@ async fn what_was_seen_first_in_a_long_look_is_asked_again_at_its_end() {
         },
     );
     let stopping = async {
-        // By then, systemd has said that munge is active, and scontrol is still being asked.
+        // By then, systemd has reported munge as active, and the query by scontrol is still in
+        // flight.
         sleep(1000 * MS).await;
         fake.set_unit("c", "munge.service", "inactive", "dead");
     };
@@ -600,7 +602,7 @@ async fn a_restart_between_two_looks_starts_the_stable_time_again() {
         stable_for: 3000 * MS,
         ..request(&["n"])
     };
-    // The container, then one of its units: up again whenever it is looked at.
+    // First the container restarts, then one of its units. Both are up again at every look.
     let container = || fake.change("n", |node| node.container.started_at = Some(start + MS));
     let unit = || fake.set_unit("n", "munge.service", "active", "running");
     for restart in [&container as &dyn Fn(), &unit] {
@@ -613,7 +615,7 @@ async fn a_restart_between_two_looks_starts_the_stable_time_again() {
     }
 }
 
-/// No look finds the container exited: it runs again whenever it is looked at.
+/// No look finds the container exited: it runs again at every look.
 #[tokio::test(start_paused = true)]
 async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun() {
     let start = std::time::SystemTime::now() - Duration::from_secs(3600);
@@ -650,7 +652,7 @@ async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun(
     let last = reports.last().unwrap();
     assert_eq!(reason(last), over);
     assert!(matches!(last.probes[1].result, ProbeResult::Skipped(_)));
-    // Who begins now has seen this run only.
+    // A wait that begins now has seen this run only.
     let new = told(monitor.wait(&ME, request(&["n"]))).await.1;
     assert_eq!(new.verdict, Verdict::Ready);
     let (reports, result) = told(keep).await;
@@ -659,7 +661,7 @@ async fn a_run_that_was_seen_and_is_over_ends_the_wait_though_another_has_begun(
     let terminal = |report: &Arc<NodeReport>| matches!(report.state, NodeState::Terminal(_));
     assert!(!reports.iter().any(terminal));
 
-    // Only one probe is named: it says so, too.
+    // A wait that names only one probe reports the end with that probe.
     let munge = WaitRequest {
         probes: vec![probe("munge")],
         ..stable
@@ -707,7 +709,7 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
     );
     drop(late);
 
-    // Started again within the second, it is waited for as any other.
+    // A container that is started again within the second is waited for like any other.
     fake.put(FakeNode::ready("n", None));
     fake.change("n", |node| node.container.restarts = true);
     fake.set_unit("n", "munge.service", "inactive", "dead");
@@ -741,7 +743,8 @@ async fn a_recreated_container_inherits_nothing() {
         fake.put(new);
     };
     let ((), (_, result)) = tokio::join!(recreating, told(wait));
-    // The old one was ready; of the new one it is only known that it has not answered.
+    // The old container was ready. The new container has not answered yet, and nothing else is
+    // known of it.
     let waiting = "slurmctld: scontrol ping has not answered yet";
     assert_eq!(reason(&result.nodes[0]), waiting);
 }
@@ -779,12 +782,13 @@ async fn a_probe_that_has_not_answered_is_the_reason_meanwhile() {
         ..request(&["c"])
     };
 
-    // Soon over: the message names what was being asked, not that it was cut short.
+    // This wait is soon over. Its message names the query in flight, not that it was cut short.
     let (_, result) = told(monitor.wait(&ME, limited(300 * MS))).await;
     let pending = "c: slurmctld: scontrol ping has not answered yet";
     assert_eq!(result.message, format!("not ready within 0.3s: {pending}"));
 
-    // It is told after a second, and the probe's own limit makes it a failure of the node.
+    // The wait reports the query after a second, and then the probe's own limit makes it a failure
+    // of the node.
     let (reports, result) = told(monitor.wait(&ME, limited(40_000 * MS))).await;
     assert_eq!(
         reason(&reports[0]),
@@ -822,7 +826,7 @@ async fn a_hung_node_delays_no_other() {
     assert_eq!(result.verdict, Verdict::Ready);
     assert!(result.elapsed < 100 * MS, "{:?}", result.elapsed);
 
-    // Nothing has been seen of it, and yet there is a reason.
+    // Nothing is known of the node, and yet there is a reason.
     let (reports, result) = told(hung).await;
     assert_eq!(
         reason(&reports[0]),
@@ -858,7 +862,7 @@ async fn a_label_that_is_no_role_is_never_guessed_around() {
     let (_, result) = told(monitor.wait(&ME, short)).await;
     assert!(result.message.ends_with(complaint), "{}", result.message);
 
-    // Who says the role, or the probes, needs no guess.
+    // A request that names the role or the probes needs no guess.
     let mut explicit = request(&["n"]);
     explicit.nodes[0].role = Some(Role::Worker);
     assert_eq!(
@@ -932,7 +936,7 @@ async fn a_wait_that_is_dropped_leaves_nothing_behind() {
         let _ = timeout(2000 * MS, wait.next()).await;
     }
     assert_eq!(fake.execs(), 1, "one at a time in a node");
-    // Those of the waits; one that follows the node for all of them; and one that reads events.
+    // Each wait has a task, one task follows the node for all of them, and one task reads events.
     assert_eq!(monitor.environment().tasks(), 20 + 2);
 
     drop(waits);
@@ -997,7 +1001,7 @@ async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
     let greetings = fake.greetings();
     assert!((3..=5).contains(&greetings), "{greetings} in three seconds");
 
-    // It is new enough to count, but not its unit's any more.
+    // The cached banner is new enough to count, but its unit has changed since.
     sleep(200 * MS).await;
     fake.change("n", |node| node.greeting = "");
     fake.set_unit("n", "ssh.service", "active", "running");
@@ -1015,8 +1019,8 @@ async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
     };
     let monitor = Monitor::new(fake.clone(), options, Environment::tokio());
     let (events, told_by_us) = tokio::sync::mpsc::unbounded_channel();
-    // The container alone is asked for, at moments that are known: nothing else finds out by chance
-    // what an event is to tell.
+    // The wait looks at the container only, at known times, so that no other look finds by chance
+    // the change that an event has to report.
     let patient = WaitRequest {
         probes: vec![probe("container")],
         stable_for: Duration::from_secs(3599),
@@ -1026,7 +1030,7 @@ async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
     };
     let told_by_us = tokio_stream::wrappers::UnboundedReceiverStream::new(told_by_us);
     let mut wait = monitor.wait_with_events(&ME, patient, told_by_us);
-    // Nothing happens for so long that polling has become seldom, and it has only just been polled.
+    // Nothing happens for so long that polls have become rare, and the last poll was only just now.
     while timeout(Duration::from_secs(600), wait.next()).await.is_ok() {}
     let looks = fake.inspections();
     while fake.inspections() == looks {
@@ -1042,7 +1046,8 @@ async fn a_callers_own_events_make_readyd_look_and_decide_nothing() {
     };
     let exited = |code| State::Exited { code, oom: false };
 
-    // Another's is not looked at; what was not the end is none, whatever the event says.
+    // An event of another container causes no look. An event that reports an end does not end a
+    // wait while the container runs.
     let looks = fake.inspections();
     events.send(event("other", Action::Die)).unwrap();
     sleep(10 * MS).await;
@@ -1115,7 +1120,7 @@ async fn stable_for_counts_from_ones_own_first_look_though_others_look_on() {
     let fake = FakeEngine::new([FakeNode::ready("a", None), FakeNode::ready("b", None)]);
     fake.set_unit("b", "munge.service", "inactive", "dead");
     let monitor = monitor(&fake);
-    // Has seen `a` pass for long.
+    // This wait has seen `a` pass for a long time.
     let other = monitor.wait(&ME, request(&["a", "b"]));
     sleep(10_000 * MS).await;
     let stable = WaitRequest {

@@ -1,6 +1,6 @@
 //! The real program, on real nodes: systemd, munge, sshd and Slurm in a real Docker Engine.
 
-// A test's own helpers may fail it, too.
+// A test's helpers may make it fail, too.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -22,7 +22,7 @@ use support::{
     },
 };
 
-/// A slurm.conf for a node alone, in a file.
+/// Writes a slurm.conf for a single node to a file.
 fn slurm_conf(extra: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let conf = format!(
@@ -97,26 +97,26 @@ async fn a_cluster_becomes_ready_while_it_is_being_brought_up(
         let result = monitor.wait(&ME, only).result().await.unwrap();
         assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
     }
-    // What all of this is for.
+    // A job on both workers is the purpose of a ready cluster.
     assert_eq!(
         in_node(&cluster.node("submitter"), "srun -N2 hostname | sort"),
         "worker-0\nworker-1"
     );
 }
 
-/// slurmctld's unit is active long before it serves, for as long as it resolves the names of nodes
-/// that do not exist. With the unit check alone, this would be called ready.
+/// slurmctld's unit is active long before slurmctld serves, for as long as it resolves the names of
+/// nodes that do not exist. With the check of the unit alone, readyd would call this ready.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slurmctld_that_is_active_but_down_is_never_ready(
     #[values(BOOKWORM, FORKY)] suite: &'static str,
     #[values(LinkChoice::Auto, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
 ) {
-    // Each name that is not found keeps the window open for some seconds; so many of them, for as
-    // long as nobody closes it.
+    // Each name that is not found keeps the window open for some seconds. So many names keep it
+    // open until the test closes it.
     let conf = slurm_conf("NodeName=ghost[0-99] CPUs=1\nPartitionName=all Nodes=ALL Default=YES");
     let path = conf.path().to_str().unwrap();
-    // Its name server takes questions and never answers.
+    // The node's name server takes queries and never answers.
     let dns = [
         "--dns",
         "127.0.0.1",
@@ -152,8 +152,9 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
                 if down && !seen_down {
                     seen_down = true;
                     assert_eq!(node.sh("systemctl is-active slurmctld"), "active");
-                    // A newer scontrol waits for as long as the window is open, one at a time: then
-                    // there is no answer, or that it has not answered.
+                    // A newer scontrol waits for as long as the window is open, and only one runs
+                    // at a time. The snapshot then fails, or reports that scontrol has not
+                    // answered.
                     let name = node.0.parse().unwrap();
                     match monitor.snapshot(&ME, &name, None).await {
                         Ok(looked) => {
@@ -161,7 +162,7 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
                         }
                         Err(error) => assert!(suite == FORKY, "{error}"),
                     }
-                    // The window was open for all of it.
+                    // The window was open all this time.
                     assert_eq!(
                         node.sh("systemctl is-active deaf.service slurmctld"),
                         "active\nactive"
@@ -188,7 +189,8 @@ async fn a_slurmd_that_dies_after_its_start_is_never_ready(
     #[values(BOOKWORM, FORKY)] suite: &'static str,
     #[values(LinkChoice::Auto, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
 ) {
-    // It rejects a line that it knows nothing of: active for some milliseconds, then failed.
+    // slurmd rejects the line that it does not know: the unit is active for some milliseconds, then
+    // failed.
     let conf = slurm_conf("NodeName=w CPUs=1\nNoSuchOption=1");
     let path = conf.path().to_str().unwrap();
     let node = Node::start(
@@ -229,11 +231,11 @@ async fn a_slurmd_that_dies_after_its_start_is_never_ready(
     }
 }
 
-/// A scontrol that never answers, in a container that is up.
+/// Starts a node that is up and whose scontrol never answers.
 fn hung_controller(suite: &str) -> Node {
     let node = Node::start(suite, &unique("hung"), &CONTROLLER);
     booted(&node);
-    // Its unit is active, so that scontrol is asked.
+    // The unit of slurmctld is active, so readyd runs scontrol.
     let unit = "[Service]\nExecStart=/bin/sleep infinity\n";
     node.write("/etc/systemd/system/slurmctld.service", unit);
     node.sh("systemctl daemon-reload; systemctl start slurmctld");
@@ -269,15 +271,15 @@ async fn a_killed_client_leaves_nothing_behind(
     client.kill().unwrap();
     client.wait().unwrap();
     let killed = std::time::Instant::now();
-    // Far below the 15 s that the command would have had.
+    // This limit is far below the 15 s that the command would have had.
     eventually("nothing runs for it", Duration::from_secs(4), || {
         sleepers(&node) == 0 && serve.sockets() == sockets
     });
     println!("nothing was left {:?} after the kill", killed.elapsed());
 }
 
-/// Checks slurmctld, and does something to the node while scontrol hangs there; gives what the check
-/// found, once it is known that it did not wait for scontrol's own limit.
+/// Checks slurmctld, and does something to the node while scontrol hangs there. Returns the result
+/// of the check, after asserting that the check did not wait for scontrol's own limit.
 async fn checked_under(node: &Node, link: LinkChoice, then: fn(&str)) -> ProbeResult {
     let monitor = monitor(link);
     let slurmctld = Probe::named("slurmctld").unwrap();
@@ -412,7 +414,7 @@ async fn a_command_whose_connection_is_lost_says_nothing_of_the_node(
         while sleepers(&node) == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        // Its connections break; new ones are let in, and the engine answers them.
+        // The proxy's connections break. It accepts new ones, and the engine answers them.
         proxy.cut();
         proxy.mend();
     };
@@ -424,7 +426,7 @@ async fn a_command_whose_connection_is_lost_says_nothing_of_the_node(
             "{error}"
         );
     } else {
-        // A way in that breaks is made anew, and scontrol is slow there, too.
+        // A broken link is opened anew, and scontrol is slow there, too.
         let slow = Outcome::failed("scontrol ping has not answered in time");
         assert_eq!(checked.unwrap().result, ProbeResult::Looked(slow));
     }
@@ -441,7 +443,7 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
     let monitor = monitor(link);
     let name = node.0.parse().unwrap();
     let sshd = Probe::named("sshd").unwrap();
-    // systemd itself listens, and hands each connection to a script.
+    // systemd itself listens on the port, and hands each connection to a script.
     let unit =
         |name: &str, text: &str| node.write(&format!("/run/systemd/system/fake{name}"), text);
     unit(".socket", "[Socket]\nListenStream=22\nAccept=yes\n");
@@ -458,8 +460,8 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
             r"printf '\033[31mred\007\n'",
             "port 22 closed the connection; it said: [31mred",
         ),
-        // Lines of some length: bash reads many short ones more slowly than its second lasts on a busy
-        // machine.
+        // The lines have some length: on a busy machine, bash needs more than its second to read as
+        // many short ones.
         (
             "yes \"$(printf 'y%.0s' $(seq 500))\"",
             "port 22 sent 8 KiB without a banner; it said: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
@@ -557,7 +559,7 @@ fn the_command_line_says_how_it_ended(#[values(BOOKWORM, FORKY)] suite: &'static
     let wrong = set("DOCKER_HOST", "ssh://x", &["check", &name, "sshd"]);
     assert_eq!(wrong.status.code(), Some(2));
 
-    // A unit that has failed for good, and what it said last.
+    // The unit has failed for good, and the check shows the end of its journal.
     node.sh("echo short >/etc/munge/munge.key; systemctl start munge; true");
     let failed = readyd(&["check", &name, "munge"]);
     assert_eq!(failed.status.code(), Some(3));

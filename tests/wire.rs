@@ -1,6 +1,6 @@
-//! The real server and a real client over real sockets, with fake nodes behind.
+//! The real server and a real client over real sockets, with fake nodes behind the server.
 
-// A test's own helpers may fail it, too.
+// A test's helpers may make it fail, too.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -84,7 +84,7 @@ fn reason(status: &Status) -> String {
     info.reason
 }
 
-/// The states' reasons, the result, and the status at the end of a wait.
+/// Returns the reasons of the states, the result, and the status at the end of a wait.
 async fn read(
     mut messages: Streaming<readyd::client::WaitReadyResponse>,
 ) -> (Vec<String>, Option<WaitResult>, Option<Status>) {
@@ -290,7 +290,7 @@ async fn a_client_that_goes_away_ends_its_wait_at_once() {
         fake.execs() == 1 && environment.tasks() == 3
     })
     .await;
-    // First the call alone, then the connection under it.
+    // First the client drops the call alone, and later the connection under it.
     drop(messages);
     eventually("a cancelled call leaves nothing", || {
         fake.execs() + environment.tasks() == 0
@@ -378,7 +378,7 @@ async fn one_connection_carries_a_thousand_waits() {
     for _ in 0..1000 {
         open.push(served.client.wait_ready(wait_for("n")).await.unwrap());
     }
-    // Each has its own, and they share two.
+    // Each wait has a task of its own, and all of them share two.
     assert_eq!(served.environment.tasks(), 1002);
     drop(open);
     eventually("all of them end", || served.environment.tasks() == 0).await;

@@ -1,4 +1,4 @@
-//! The way to a server: a remote one, or one embedded in this process.
+//! Connects to a server: a remote one, or one embedded in this process.
 
 use std::{io, time::Duration};
 
@@ -17,11 +17,11 @@ use crate::{
 /// How long a remote server has to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often a server that says nothing is asked whether it is still there, and how long it has to
-/// answer: one whose machine has gone is found out no later than that.
+/// How often the client sends a keepalive ping to a silent server, and how long the server has to
+/// reply. The client detects at the latest after these two times that a server's machine has gone.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
-/// Where a server is: `http://HOST:PORT` or `unix:PATH`.
+/// The address of a server: `http://HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUrl(String);
 
@@ -37,13 +37,13 @@ pub(super) fn server(url: &str) -> Result<ServerUrl, String> {
     Err("it should be http://HOST:PORT or unix:PATH".to_owned())
 }
 
-/// A client, and what keeps an embedded server alive.
+/// A client, with the drainer that keeps an embedded server alive.
 pub(super) struct Client {
     pub(super) service: ReadinessServiceClient<Channel>,
     _embedded: Option<Drainer>,
 }
 
-/// Connects to the server that the arguments name, or to one of its own.
+/// Connects to the server that the arguments name, or else to an embedded server.
 pub(super) async fn connect(arguments: ClientArguments) -> anyhow::Result<Client> {
     let ClientArguments {
         server,
@@ -80,12 +80,13 @@ async fn remote(url: ServerUrl) -> anyhow::Result<ReadinessServiceClient<Channel
     Ok(ReadinessServiceClient::new(channel))
 }
 
-/// The same service as a remote one, over a connection that never leaves the process.
+/// Serves the same service as a remote server, over a connection that never leaves the process.
 async fn embedded(monitor: Monitor) -> anyhow::Result<Client> {
     const BUFFER: usize = 64 * 1024;
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     let (drainer, drain) = Drainer::new();
-    // Its client is one person, who may wait for as long as a request can say.
+    // The only client is the person who runs this command, and may wait for as long as a request
+    // allows.
     let limits = Limits {
         longest_wait: Duration::from_secs(24 * 60 * 60),
         ..Limits::default()
@@ -95,11 +96,11 @@ async fn embedded(monitor: Monitor) -> anyhow::Result<Client> {
 
     let mut ours = Some(ours);
     let connect = service_fn(move |_: Uri| {
-        // A connection that is lost has taken its server with it.
+        // The embedded server ends with its connection, so there is no second one.
         let connection = ours.take().ok_or(io::ErrorKind::NotConnected);
         async move { Ok::<_, io::Error>(TokioIo::new(connection?)) }
     });
-    // Nobody resolves this address.
+    // This address is never resolved.
     let channel = Endpoint::from_static("http://localhost")
         .connect_with_connector(connect)
         .await

@@ -109,7 +109,7 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
     follow(&mut client, request, output).await
 }
 
-/// Tells of a wait as it goes, and how it ended.
+/// Prints the progress and the result of a wait, and returns its exit code.
 async fn follow(
     client: &mut Client,
     request: WaitReadyRequest,
@@ -121,7 +121,8 @@ async fn follow(
     loop {
         let message = match messages.message().await {
             Ok(Some(message)) => message,
-            // The status repeats what the result has said; without a result it is all there is.
+            // The status repeats the result. Without a result, the status is the only error to
+            // report.
             Err(status) if ended.is_none() => return Err(status.into()),
             Ok(None) | Err(_) => break,
         };
@@ -155,7 +156,7 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
     Ok(Exit::Ready)
 }
 
-/// The exit code of an error.
+/// Returns the exit code of an error.
 pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
     let refused = error.downcast_ref::<ListenError>();
     if error.is::<Usage>() || matches!(refused, Some(ListenError::Insecure { .. })) {
@@ -169,7 +170,8 @@ pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
     }
 }
 
-/// Longer than a duration can say is as long as it can say: the server tells what is too long.
+/// Converts a duration. One that is too long for the proto's type becomes the longest that the type
+/// can hold, and the server then reports that it is too long.
 fn proto(duration: Option<Duration>) -> Option<prost_types::Duration> {
     let longest = prost_types::Duration {
         seconds: i64::MAX,

@@ -1,5 +1,5 @@
-//! The command line: `serve`, and client commands of the same service, which is embedded in the
-//! process where no server is named.
+//! The command line: `serve`, and the client commands of the same service. A client command that
+//! names no server embeds the service in its own process.
 
 mod client;
 mod commands;
@@ -19,21 +19,21 @@ use crate::{
     node::{LabelKeys, Visibility},
 };
 
-/// How a command ended, as its exit code.
+/// The exit code of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
-    /// Ready or passed.
+    /// The node is ready, or the probe has passed.
     Ready = 0,
-    /// Could not tell: no such node, no server, no engine.
+    /// readyd could not tell: there is no such node, no server or no engine.
     CouldNotTell = 1,
     /// The command line or the request is wrong.
     Usage = 2,
     /// The node can no longer become ready.
     Terminal = 3,
-    /// The limit came first.
+    /// The time limit ended the wait.
     TimedOut = 4,
-    /// Not ready, or failed.
+    /// The node is not ready, or the probe has failed.
     NotReady = 5,
 }
 
@@ -65,50 +65,51 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct MonitorArguments {
-    /// The Docker Engine, unix:PATH or tcp:HOST:PORT as URLs [default: `DOCKER_HOST`, else Docker's
-    /// usual socket]
+    /// The URL of the Docker Engine, unix:///PATH or tcp://HOST:PORT [default: `DOCKER_HOST`, else
+    /// Docker's usual socket]
     #[arg(long, value_name = "URL")]
     docker_host: Option<DockerHost>,
-    /// Only containers with this label exist for clients (repeatable: all of them)
+    /// Serve only containers with this label, as if no others existed (repeatable: a container
+    /// needs all of the labels)
     #[arg(long, value_name = "LABEL=VALUE", value_parser = label)]
     select: Vec<(String, String)>,
-    /// Keep the text of journals from clients
+    /// Send no text of journals to clients
     #[arg(long)]
     no_journal: bool,
-    /// The way into nodes: host (from outside, as root on the engine's machine), bridge (two
-    /// long-lived execs in a node), exec (one for each question), or the best that works
+    /// The link to nodes: host (from outside, as root on the engine's machine), bridge (two
+    /// long-lived execs in a node), exec (one for each query), or auto (the best that works)
     #[arg(long, value_name = "auto|host|bridge|exec", default_value_t)]
     link: LinkChoice,
-    /// For how long the way into a node is kept open for the next look
+    /// How long an unused link to a node stays open for the next look
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     keep_links: Duration,
-    /// For how long a node is followed after the last client that waited for it has gone
+    /// How long readyd goes on following a node after the last client that waited for it has gone
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     linger: Duration,
-    /// The label that says a node's realm
+    /// The key of the label that holds a node's realm
     #[arg(long, value_name = "KEY", default_value = "sind.realm")]
     realm_label: String,
-    /// The label that says a node's cluster
+    /// The key of the label that holds a node's cluster
     #[arg(long, value_name = "KEY", default_value = "sind.cluster")]
     cluster_label: String,
-    /// The label that says a node's role
+    /// The key of the label that holds a node's role
     #[arg(long, value_name = "KEY", default_value = "sind.role")]
     role_label: String,
 }
 
-/// What is wrong with the command line, where clap could not tell.
+/// An error in the command line or in a variable that clap does not detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
 
-/// A variable of the environment; an empty one is as good as none, as Docker has it.
+/// Reads a variable of the environment. An empty one counts as unset, as in Docker.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl MonitorArguments {
-    /// Where the engine is. The environment is asked only here, where an engine is needed: a client
-    /// of a remote server does not mind what it says.
+    /// Returns the engine's address. Only a command that needs an engine reads `DOCKER_HOST`: a
+    /// client of a remote server ignores it.
     fn host(&self) -> Result<DockerHost, Usage> {
         match (&self.docker_host, variable("DOCKER_HOST")) {
             (Some(host), _) => Ok(host.clone()),
@@ -155,10 +156,11 @@ struct ServeArguments {
     /// Where to listen: HOST:PORT or unix:PATH (repeatable)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7323")]
     listen: Vec<ListenAddress>,
-    /// Listen beyond this machine, though nothing encrypts or authenticates what is said there
+    /// Listen on addresses that other machines can reach, although nothing encrypts or
+    /// authenticates the connections
     #[arg(long)]
     insecure: bool,
-    /// The longest that a wait may take
+    /// The longest time that a wait may take
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     longest_wait: Duration,
     /// How many waits are served at once
@@ -170,8 +172,8 @@ struct ServeArguments {
 
 #[derive(Debug, Args)]
 struct ClientArguments {
-    /// The server to ask: http://HOST:PORT or unix:PATH [default: `READYD_SERVER`, else one is
-    /// embedded]
+    /// The server to connect to: http://HOST:PORT or unix:PATH [default: `READYD_SERVER`, else a
+    /// server embedded in this process]
     #[arg(long, value_name = "URL", value_parser = client::server)]
     server: Option<client::ServerUrl>,
     /// What to print
@@ -231,7 +233,7 @@ struct WaitArguments {
     /// The nodes' role, if their labels do not say it
     #[arg(long, conflicts_with = "cluster")]
     role: Option<crate::node::Role>,
-    /// A probe to pass, instead of the role's own (repeatable)
+    /// A probe that the nodes have to pass, instead of their role's own (repeatable)
     #[arg(long, value_name = "PROBE")]
     probe: Vec<String>,
     /// How long to wait [default: as long as the server allows]
@@ -240,7 +242,7 @@ struct WaitArguments {
     /// The delay between two looks at a node [default: 500ms]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     poll_interval: Option<Duration>,
-    /// For how long every probe has to have stayed passed
+    /// How long every probe has to stay passed
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stable_for: Option<Duration>,
     /// Go on waiting for nodes that have failed for good
@@ -256,10 +258,11 @@ struct NodesArguments {
     client: ClientArguments,
 }
 
-/// How many files may be open, if the system allows it: a server carries 20,000 waits.
+/// The limit of open files that readyd sets for itself, if the system allows it: a server carries
+/// 20,000 waits.
 const FILES: u64 = 65_536;
 
-/// Runs a command and says how it ended.
+/// Runs a command and returns its exit code.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -272,8 +275,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(Exit::CouldNotTell as u8);
         }
     };
-    // A connection is a file each, and the usual soft limit is made for a shell. A hard limit that is
-    // as low is somebody's choice.
+    // Each connection takes a file, and the usual soft limit is made for a shell. A hard limit that
+    // is as low was chosen by somebody, and it stays.
     let _ = rlimit::increase_nofile_limit(FILES);
     let ended = runtime.block_on(async {
         match arguments.command {
@@ -288,7 +291,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         render::error(&error);
         commands::exit_of(&error)
     });
-    // Whatever still runs (a peer that says nothing) has had its time.
+    // Tasks that still run (for example for a silent peer) have had their time.
     runtime.shutdown_background();
     ExitCode::from(exit as u8)
 }

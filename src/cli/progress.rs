@@ -1,4 +1,5 @@
-//! A wait as it goes: on a terminal one live line a node, elsewhere one line a change.
+//! Shows the progress of a wait: on a terminal one live line per node, elsewhere one line per
+//! change.
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::client::{NodeReport, NodeState};
 
-/// Tells of a wait on stderr.
+/// Shows the progress of a wait on stderr.
 pub(super) enum Progress {
     Live {
         bars: MultiProgress,
@@ -35,7 +36,7 @@ impl Progress {
         }
     }
 
-    /// A node's newest state.
+    /// Shows a node's newest state.
     pub(super) fn node(&mut self, report: &NodeReport) {
         match self {
             Self::Live { bars, nodes } => {
@@ -45,7 +46,7 @@ impl Progress {
                 bar.set_style(style(report.state()));
                 bar.set_prefix(report.node.clone());
                 bar.set_message(message(report));
-                // Only a node that is waited for moves.
+                // Only the line of a node that is still waiting is animated.
                 if report.state() == NodeState::Waiting {
                     bar.enable_steady_tick(Duration::from_millis(100));
                 } else {
@@ -55,13 +56,13 @@ impl Progress {
             }
             Self::Lines { started } => {
                 let at = started.elapsed().as_secs_f64();
-                // A reader that has gone does not keep the wait from ending.
+                // If the reader of stderr has gone, the wait still goes on to its end.
                 let _ = writeln!(stderr(), "{at:8.3}s  {}  {}", report.node, message(report));
             }
         }
     }
 
-    /// Leaves the lines as they are.
+    /// Leaves the live lines as they are.
     pub(super) fn finish(&mut self) {
         if let Self::Live { nodes, .. } = self {
             for bar in nodes.values() {

@@ -1,4 +1,4 @@
-//! Results and errors, for people and for programs.
+//! Renders results and errors, for people and for programs.
 
 use std::io::{self, Write as _};
 
@@ -11,7 +11,7 @@ use crate::client::{
     DESCRIPTORS, Outcome, ProbeReport, Role, SnapshotResponse, Verdict, WaitResult,
 };
 
-/// Prints a result. A reader that has gone is no error of ours.
+/// Prints a result. It is not an error if the reader has gone.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
@@ -20,7 +20,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Says on stderr what went wrong.
+/// Prints an error to stderr.
 pub(super) fn error(error: &anyhow::Error) {
     let text = match error.downcast_ref::<Status>() {
         Some(status) => format!("{}: {}", code(status.code()), status.message()),
@@ -29,7 +29,7 @@ pub(super) fn error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "readyd: {text}");
 }
 
-/// The code's name, as gRPC writes it.
+/// Returns the code's name, as gRPC writes it.
 fn code(code: Code) -> &'static str {
     match code {
         Code::InvalidArgument => "INVALID_ARGUMENT",
@@ -43,7 +43,7 @@ fn code(code: Code) -> &'static str {
     }
 }
 
-/// A message in protobuf's JSON, on one line, with defaults.
+/// Renders a message in protobuf's JSON, on one line, with default values.
 pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<String> {
     let pool = DescriptorPool::decode(DESCRIPTORS).context("reading the service's descriptors")?;
     let descriptor = pool
@@ -56,7 +56,7 @@ pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<String>
     Ok(String::from_utf8(line.into_inner())?)
 }
 
-/// A snapshot for people.
+/// Renders a snapshot for people.
 pub(super) fn snapshot(response: &SnapshotResponse) -> String {
     let ready = if response.ready { "ready" } else { "not ready" };
     let role = match response.role() {
@@ -84,7 +84,7 @@ pub(super) fn snapshot(response: &SnapshotResponse) -> String {
     lines.join("\n")
 }
 
-/// A probe's report for people, its name padded to a width.
+/// Renders a probe's report for people, with the probe's name padded to a width.
 pub(super) fn probe(report: &ProbeReport, width: usize) -> String {
     let outcome = match report.outcome() {
         Outcome::Passed => "passed",
@@ -102,7 +102,7 @@ pub(super) fn probe(report: &ProbeReport, width: usize) -> String {
     text
 }
 
-/// The detail's lines, indented under what they belong to.
+/// Appends the detail's lines, indented under the line that they belong to.
 fn append(text: &mut String, detail: &str) {
     for line in detail.lines() {
         text.push_str("\n    ");
@@ -110,7 +110,7 @@ fn append(text: &mut String, detail: &str) {
     }
 }
 
-/// The end of a wait for people.
+/// Renders the result of a wait for people.
 pub(super) fn result(result: &WaitResult) -> String {
     let elapsed = result.elapsed.unwrap_or_default();
     let elapsed = std::time::Duration::try_from(elapsed).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `readyd serve`.
+//! The command `readyd serve`.
 
 use std::io::IsTerminal as _;
 
@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Exit, ServeArguments};
 use crate::grpc::{DRAIN_LIMIT, Drainer, Limits, Listener, Server, Service};
 
-/// Serves until a signal, and then for as long as open calls need, within a bound.
+/// Serves until SIGTERM or SIGINT, and then until open calls have ended, for at most `DRAIN_LIMIT`.
 pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
     let ServeArguments {
         listen,
@@ -19,7 +19,8 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         monitor,
     } = arguments;
     log();
-    // Before anything else: a signal that comes while sockets are being opened counts too.
+    // The handlers come first, so that a signal that arrives while sockets are being opened counts,
+    // too.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
 
@@ -67,7 +68,7 @@ async fn first(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// Logs go to stderr; `RUST_LOG` says which.
+/// Sets up logging to stderr. `RUST_LOG` selects the log lines.
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
@@ -75,6 +76,6 @@ fn log() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .with_writer(std::io::stderr);
-    // Whoever has set up logging before us keeps theirs.
+    // A logger that is already set up stays.
     let _ = subscriber.try_init();
 }

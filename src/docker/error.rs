@@ -1,4 +1,4 @@
-//! bollard's errors, sorted by what they mean to us.
+//! Sorts bollard's errors by their meaning for readyd.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::{
     text::{clean, truncate},
 };
 
-/// The most bytes of an engine's own words in an error.
+/// How many bytes of an engine's own message an error contains at most.
 const MESSAGE_BYTES: usize = 400;
 
-/// What was asked, and of whom.
+/// The action of a call, and the engine's address.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) action: String,
@@ -35,7 +35,8 @@ impl Call {
                 message,
             } => {
                 let message = bounded(&message);
-                // 409: paused, restarting or not running; 404: removed in the meantime.
+                // 409 means that the container is paused, restarting or not running. 404 means that
+                // it was removed in the meantime.
                 match status_code {
                     404 | 409 => EngineError::NotRunning { action },
                     _ if not_startable(&message) => EngineError::CannotRun { action, message },
@@ -68,8 +69,9 @@ impl Call {
     }
 }
 
-/// The container has no such command: the words of runc and crun. Whatever else an "OCI runtime exec
-/// failed" is about (a limit of the host, a container that is just ending) is not the node's.
+/// Returns whether the container has no such command or cannot run it, by the words of runc and
+/// crun. Any other "OCI runtime exec failed" (because of a limit of the host, or of a container
+/// that is just ending) is not the node's fault.
 pub(super) fn not_startable(message: &str) -> bool {
     message.contains("exec failed")
         && [
@@ -81,7 +83,8 @@ pub(super) fn not_startable(message: &str) -> bool {
         .any(|words| message.contains(words))
 }
 
-/// The error's innermost cause, which is what says something: `Connection refused` and the like.
+/// Returns the error's innermost cause, which is the informative one: `Connection refused` and the
+/// like.
 fn chain(error: &Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -95,7 +98,7 @@ fn chain(error: &Error) -> String {
     }
 }
 
-/// An engine's own words, as an error may have them.
+/// Cleans and shortens an engine's own message for an error.
 pub(super) fn bounded(text: &str) -> String {
     let mut line = clean(text, false);
     truncate(&mut line, MESSAGE_BYTES);

@@ -1,4 +1,4 @@
-//! What the engine tells of its containers.
+//! The engine's events about containers.
 
 use std::{
     collections::HashMap,
@@ -35,8 +35,8 @@ use crate::{
     event::{Action, ContainerEvent},
 };
 
-/// How long an engine may take from its answer to the subscription behind it: moby answers first,
-/// and subscribes then (`getEvents` in api/server/router/system).
+/// How long an engine may take from its response to the subscription: moby responds first and
+/// subscribes afterwards (`getEvents` in api/server/router/system).
 const SUBSCRIBED: Duration = Duration::from_millis(10);
 
 pub(super) async fn subscribe(
@@ -56,7 +56,8 @@ pub(super) async fn subscribe(
         let told = Arc::clone(&answered);
         let docker = engine.host.observed(&version, move || told.notify_one())?;
         let mut events = Box::pin(events(docker, since));
-        // The subscription stands before anything has happened, which the stream does not show.
+        // The subscription is active before the first event, but the stream shows nothing until
+        // that event. The headers of the response show it.
         let first = tokio::select! {
             biased;
             first = events.next() => Some(first.unwrap_or(Err(ended()))?),
@@ -84,7 +85,8 @@ fn ended() -> Error {
     std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
 }
 
-/// Only what happens to containers, and of that only what is acted on: execs have events, too.
+/// Streams only events of containers, and of those only the actions in `Action::ALL`: execs have
+/// events, too.
 fn events(
     docker: Docker,
     since: Option<SystemTime>,
@@ -97,7 +99,7 @@ fn events(
         options = options.since(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()));
     }
     let options: EventsOptions = options.build();
-    // The stream borrows nothing of the client, but the client has to live as long.
+    // The stream does not borrow the client, but the client has to live as long as the stream.
     stream::once(async move {
         let events = docker.events(Some(options));
         events.map(move |event| {
@@ -125,13 +127,14 @@ fn event(message: EventMessage) -> Option<ContainerEvent> {
     })
 }
 
-/// The future of an answer.
+/// The future of a response.
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + Send>>;
 
-/// What carries requests to an engine.
+/// A function that sends requests to an engine.
 pub(super) type Transport = Box<dyn Fn(BollardRequest) -> Answer + Send + Sync>;
 
-/// Carries requests over a connection each, and tells of each answer that is no error.
+/// Sends each request over a connection of its own, and calls `told` for each response that is no
+/// error.
 pub(super) fn observing<C>(connector: C, told: impl Fn() + Send + Sync + 'static) -> Transport
 where
     C: Connect + Clone + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! A command in a container.
+//! Runs a command in a container.
 
 use std::{pin::Pin, time::Duration};
 
@@ -20,10 +20,10 @@ use super::{
 use crate::container::ContainerId;
 use crate::engine::{EngineError, Exec, ExecChunk, ExecOutput, ExecStreams, RunningExec};
 
-/// The exit code of what cannot be executed, Docker's own as well as a shell's.
+/// The exit code of a command that cannot be executed. Docker and shells both use it.
 const CANNOT_EXECUTE: i64 = 126;
 
-/// How long an engine may take, after a command's output has ended, to say its exit code.
+/// How long an engine may take to report the exit code after a command's output has ended.
 const EXIT_CODE: Duration = Duration::from_secs(2);
 
 pub(super) async fn start(
@@ -34,7 +34,7 @@ pub(super) async fn start(
 ) -> Result<RunningDockerExec, EngineError> {
     let action = format!("starting a command in container {id}");
     let options = CreateExecOptions {
-        // Standard input is what tells the command that nobody waits for it any more.
+        // The end of standard input shows the command that no client waits for it any more.
         attach_stdin: Some(true),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
@@ -80,7 +80,7 @@ pub(super) struct RunningDockerExec {
     exec: String,
     cap: usize,
     output: Output,
-    /// Held open for as long as the output is waited for.
+    /// The standard input, which stays open while a client waits for the output.
     input: Pin<Box<dyn AsyncWrite + Send>>,
 }
 
@@ -135,8 +135,9 @@ impl RunningExec for RunningDockerExec {
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 
-/// What could not be executed says why: in the words of the engine, or of the node's own shell. An
-/// engine gives the same code, and no such word, to a command whose connection it saw break.
+/// Returns the error of a command that ended with [`CANNOT_EXECUTE`]. If the command could not be
+/// executed, its output contains the reason, in the words of the engine or of the node's own shell.
+/// An engine gives the same code, without such words, to a command whose connection broke.
 fn not_executed(output: &ExecOutput, action: String) -> EngineError {
     let said = [output.stderr.as_slice(), output.stdout.as_slice()].concat();
     let said = String::from_utf8_lossy(&said);
@@ -150,7 +151,8 @@ fn not_executed(output: &ExecOutput, action: String) -> EngineError {
     }
 }
 
-/// Reads to the end, or to the cap: a command that never stops printing is not read for ever.
+/// Reads to the end of the output, or to the cap: a command that never stops printing is not read
+/// for ever.
 async fn drain(
     output: &mut Output,
     cap: usize,
@@ -177,8 +179,9 @@ async fn drain(
     Ok(())
 }
 
-/// The exit code, once the engine knows it. Right after the output's end it may say that the command
-/// still runs; and a command that never started has no code at all, which is not zero.
+/// Returns the exit code, once the engine knows it. Right after the end of the output, the engine
+/// may still report that the command runs. A command that never started has no code at all, which
+/// differs from zero.
 async fn exit_code(
     engine: &DockerEngine,
     container: &ContainerId,
@@ -190,7 +193,7 @@ async fn exit_code(
     loop {
         let ask = |docker: bollard::Docker| async move { docker.inspect_exec(exec).await };
         let inspected = match engine.call(action.clone(), by, ask).await {
-            // It is the command that the engine does not know any more: it was restarted.
+            // The engine does not know this command any more, because the engine was restarted.
             Err(EngineError::NotRunning { action }) => return Err(EngineError::Lost { action }),
             other => other?,
         };

@@ -1,4 +1,4 @@
-//! Where an engine listens.
+//! The address of an engine.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 
 use super::events::{Transport, observing};
 
-/// The address of an engine, as `DOCKER_HOST` has it: `unix:///path`, `tcp://host:port` or
+/// The address of an engine, as in `DOCKER_HOST`: `unix:///path`, `tcp://host:port` or
 /// `http://host:port`. The default is `unix:///var/run/docker.sock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerHost(Address);
@@ -18,7 +18,7 @@ enum Address {
     Tcp(String),
 }
 
-/// Not an engine's address that can be used.
+/// The error for an engine's address that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the Docker host {host:?} cannot be used: {why}")]
 pub struct InvalidDockerHost {
@@ -26,11 +26,12 @@ pub struct InvalidDockerHost {
     why: &'static str,
 }
 
-/// bollard's own timeout, in seconds, is never the one that ends a call: ours are shorter.
+/// bollard's own timeout, in seconds. It never ends a call, because readyd's own limits are
+/// shorter.
 const BOLLARD_TIMEOUT: u64 = 120;
 
-/// The version spoken until the engine has told its own: that of Docker 25. It has no part in the
-/// question for the version, which every engine answers.
+/// The API version that readyd uses until the engine has reported its own: that of Docker 25. It
+/// plays no part in the query for the version, which every engine answers.
 const NEWEST: ClientVersion = ClientVersion {
     major_version: 1,
     minor_version: 44,
@@ -44,7 +45,8 @@ impl DockerHost {
         }
     }
 
-    /// A client that tells when the headers of an answer have come, which bollard keeps to itself.
+    /// Creates a client that calls `told` when the headers of a response have arrived. bollard does
+    /// not report that by itself.
     pub(super) fn observed(
         &self,
         version: &ClientVersion,
@@ -53,7 +55,8 @@ impl DockerHost {
         let (transport, address): (Transport, _) = match &self.0 {
             Address::Unix(path) => (
                 observing(hyperlocal::UnixConnector, told),
-                // A URL has no place for a path in its host: hyperlocal takes it in hexadecimal.
+                // The host of a URL cannot contain a path, so hyperlocal takes the path in
+                // hexadecimal.
                 format!("unix://{}", hex(path)),
             ),
             Address::Tcp(address) => (

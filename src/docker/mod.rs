@@ -1,4 +1,4 @@
-//! The Docker Engine, over bollard. The only room that knows bollard.
+//! The Docker Engine, over bollard. No other module uses bollard.
 
 mod error;
 mod events;
@@ -26,18 +26,17 @@ use crate::{
 };
 use error::{Call, bounded};
 
-/// A Docker Engine. It need not be there yet: every call tries to reach it.
-/// A clone is the same engine.
+/// A Docker Engine. It need not run yet: every call tries to reach it. A clone is the same engine.
 #[derive(Debug, Clone)]
 pub struct DockerEngine {
     host: DockerHost,
-    /// The client, once an engine has said which version of the API it speaks; forgotten when it
-    /// can no longer be reached, since the next to answer may be another version.
+    /// The client, once an engine has reported its version of the API. It is dropped when the
+    /// engine can no longer be reached, since the next engine to answer may have another version.
     client: Arc<Mutex<Option<Docker>>>,
 }
 
 impl DockerEngine {
-    /// The engine at this address.
+    /// Creates the engine at this address.
     #[must_use]
     pub fn new(host: DockerHost) -> Self {
         Self {
@@ -46,10 +45,10 @@ impl DockerEngine {
         }
     }
 
-    /// The client, with the engine's own version of the API.
+    /// Returns the client, with the engine's own version of the API.
     ///
-    /// bollard itself speaks the newest version that it knows, which older engines refuse, and
-    /// newer engines refuse the oldest.
+    /// bollard by itself uses the newest version that it knows. Older engines refuse that version,
+    /// and newer engines refuse the oldest one.
     async fn client(&self) -> Result<Docker, bollard::errors::Error> {
         let known = self.lock().clone();
         if let Some(client) = known {
@@ -60,7 +59,7 @@ impl DockerEngine {
         Ok(client)
     }
 
-    /// Makes one call, within its limit.
+    /// Makes one call within its time limit.
     async fn call<T, F>(
         &self,
         action: String,
@@ -146,8 +145,8 @@ impl ContainerEngine for DockerEngine {
     }
 }
 
-/// What is needed of an inspection. A field without which nothing can be said is an error, never a
-/// default.
+/// Converts the response of an inspection. If an essential field is missing, this returns an error
+/// and never a default.
 fn container(response: ContainerInspectResponse, action: &str) -> Result<Container, EngineError> {
     let missing = |field: &str| EngineError::Garbled {
         action: action.to_owned(),

@@ -1,4 +1,4 @@
-//! The monitor's types as the proto's, and back.
+//! Converts the monitor's types to the proto's, and back.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ pub(super) fn role_of(role: pb::Role) -> Option<Role> {
     }
 }
 
-/// The number that a role has on the wire.
+/// Returns the number that stands for a role on the wire.
 pub(crate) fn role_number(role: Option<Role>) -> i32 {
     let role = match role {
         None => pb::Role::Unspecified,
@@ -35,7 +35,8 @@ pub(crate) fn role_number(role: Option<Role>) -> i32 {
     role.into()
 }
 
-/// Longer than a duration can say is as long as it can say.
+/// Converts a duration. One that is too long for the proto's type becomes the longest that the type
+/// can hold.
 fn duration(duration: Duration) -> prost_types::Duration {
     duration.try_into().unwrap_or(prost_types::Duration {
         seconds: i64::MAX,

@@ -1,20 +1,21 @@
-//! The caller's own deadline, which gRPC sends along.
+//! Reads the caller's own deadline, which gRPC sends in the call's metadata.
 
 use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 
-/// How much time there is until the caller gives up, less a margin for the answer's way: 5 %, at
-/// least 50 ms, at most 1 s, never more than half. `None` if the caller set no deadline.
+/// Returns how much time a call has until the caller gives up, less a margin for the response's way
+/// back: 5 %, at least 50 ms, at most 1 s, and never more than half. Returns `None` if the caller
+/// set no deadline.
 ///
-/// tonic knows the header too, but only ends a call with it, and with CANCELLED.
+/// tonic reads this header too, but it only ends the call at the deadline, with CANCELLED.
 pub(super) fn of_caller(metadata: &MetadataMap) -> Option<Duration> {
     let left = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
     let margin = (left / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
     Some(left.saturating_sub(margin.min(left / 2)))
 }
 
-/// At most eight digits and a unit ("gRPC over HTTP2", Timeout).
+/// Parses at most eight digits and a unit ("gRPC over HTTP2", Timeout).
 fn parse(timeout: &str) -> Option<Duration> {
     let (at, unit) = timeout.char_indices().next_back()?;
     let digits = &timeout[..at];

@@ -1,4 +1,4 @@
-//! Where a server listens.
+//! The addresses and the sockets on which a server listens.
 
 use std::{
     fmt, fs, io,
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener, lookup_host};
 /// An address to listen on: `HOST:PORT`, or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// A TCP port of a host's addresses. Port 0 takes any free one.
+    /// A TCP port of a host's addresses. Port 0 stands for any free port.
     Tcp(String),
     /// A Unix socket, which only its owner may use (mode 0600).
     Unix(PathBuf),
@@ -48,10 +48,11 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Why a server cannot listen.
+/// The error of a server that cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Others than this machine could reach it, and nothing would protect it from them.
+    /// The address is not loopback: other machines could reach the server, and nothing would
+    /// protect it from them.
     #[error(
         "listening on {address} would let everyone who can reach {resolved} use this server, \
          unencrypted and unauthenticated: listen on a loopback address or a Unix socket, or allow it \
@@ -63,39 +64,39 @@ pub enum ListenError {
         /// The address that is not loopback.
         resolved: SocketAddr,
     },
-    /// Another server listens there.
+    /// Another server already listens on the socket.
     #[error("another server listens on unix:{}", path.display())]
     InUse {
         /// The socket.
         path: PathBuf,
     },
-    /// There is something else than a socket.
+    /// The path exists and is not a socket.
     #[error("{} exists, and is not a socket: it is not replaced", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
-    /// The system says no.
+    /// The operating system refused the call.
     #[error("listening on {address}: {source}")]
     Io {
         /// The address as given.
         address: String,
-        /// What the system says.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a TCP port.
+    /// A socket on a TCP port.
     Tcp(TcpListener),
-    /// On a Unix socket.
+    /// A Unix socket, with its file.
     Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
-    /// Starts to listen. Addresses that are not loopback are refused unless `insecure`.
+    /// Starts to listen. Refuses an address that is not loopback unless `insecure` is set.
     pub async fn bind(address: &ListenAddress, insecure: bool) -> Result<Self, ListenError> {
         let io = |source| ListenError::Io {
             address: address.to_string(),
@@ -124,7 +125,7 @@ impl Listener {
         }
     }
 
-    /// The address in the form that a client takes: `http://…` or `unix:…`.
+    /// Returns the address in the form that a client takes: `http://…` or `unix:…`.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -137,7 +138,7 @@ impl Listener {
     }
 }
 
-/// Whether the path is free, or holds a socket that nobody listens on any more.
+/// Checks that the path is free, or holds a socket on which no server listens any more.
 fn replaceable(path: &Path) -> Result<(), Result<ListenError, io::Error>> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -155,14 +156,15 @@ fn replaceable(path: &Path) -> Result<(), Result<ListenError, io::Error>> {
     }
 }
 
-/// Binds a socket that nobody else could use at any moment: it is made in a directory of its own,
-/// and moved into place once its mode is set.
+/// Binds a socket that no other user can use at any moment: creates it in a private directory, and
+/// moves it into place once its mode is set.
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // A name as short as can be: a socket's whole path has 107 bytes (unix(7)).
+    // The name is as short as possible, because a socket's whole path has at most 107 bytes
+    // (unix(7)).
     let private = parent.join(format!(".r{:04x}", fastrand::u16(..)));
     fs::DirBuilder::new().mode(0o700).create(&private)?;
     let made = private.join("s");
@@ -176,7 +178,8 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     bound
 }
 
-/// The file of a Unix socket; it goes with this value, unless another has taken its place.
+/// The file of a Unix socket. Dropping this value removes the file, unless another file has
+/// replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -256,7 +259,7 @@ mod tests {
         let path = directory.path().join("readyd.sock");
         let address = ListenAddress::Unix(path.clone());
 
-        // A socket whose listener is gone, and whose file stayed.
+        // The listener of this socket is gone, but its file is still there.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let listener = Listener::bind(&address, false).await.unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();

@@ -1,4 +1,4 @@
-//! The gRPC service: requests in, states out. A request is converted once, at the edge.
+//! The gRPC service. It converts each request once, at the edge, and returns states.
 //!
 //! ```text
 //! request ─ validate ─▶ monitor ─▶ convert ─▶ response

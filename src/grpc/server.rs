@@ -1,4 +1,4 @@
-//! The service on its sockets, from the first connection to the end of the drain.
+//! Serves the service on its sockets, from the first connection to the end of the drain.
 
 use std::{fmt, io, time::Duration};
 
@@ -12,26 +12,26 @@ use tonic::{
 use super::{drain::Drain, listen::Listener, service::Service};
 use crate::pb::{self, readiness_service_server::ReadinessServiceServer};
 
-/// How often a peer that says nothing is asked whether it is still there, and how long it has to
-/// answer: a client whose machine has gone ends its wait no later than that.
+/// How often the server sends a keepalive ping to a silent client, and how long the client has to
+/// reply. If a client's machine has gone, its wait ends at the latest after these two times.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 /// How many calls one connection carries at once.
 const STREAMS: u32 = 10_000;
 
-/// Why serving ended, other than by a drain.
+/// The error of a server that ended other than by a drain.
 #[derive(Debug, thiserror::Error)]
 #[error("serving: {0}")]
 pub struct ServeError(#[source] transport::Error);
 
-/// The service, with reflection (v1 and v1alpha), to be served on any number of sockets.
+/// The service, with reflection (v1 and v1alpha). It can be served on any number of sockets.
 #[derive(Clone)]
 pub struct Server {
     routes: Routes,
 }
 
 impl Server {
-    /// A server of this service.
+    /// Creates a server of this service.
     #[must_use]
     pub fn new(service: Service) -> Self {
         let mut routes = Routes::builder();
@@ -40,7 +40,8 @@ impl Server {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
         };
-        // The descriptors are our own build's; were they unreadable, the service would still serve.
+        // The descriptors come from readyd's own build. If they were unreadable, the service would
+        // still work.
         match (reflection().build_v1(), reflection().build_v1alpha()) {
             (Ok(v1), Ok(v1alpha)) => {
                 routes.add_service(v1).add_service(v1alpha);
@@ -53,7 +54,7 @@ impl Server {
     }
 
     /// Serves on these sockets until the drain has started and open calls have ended. Silent peers
-    /// may keep it from ending: whoever waits for it has to bound that, by [`super::DRAIN_LIMIT`].
+    /// can delay the end, so the caller has to limit it with [`super::DRAIN_LIMIT`].
     pub async fn serve(self, listeners: Vec<Listener>, drain: Drain) -> Result<(), ServeError> {
         let serving = listeners
             .into_iter()
@@ -66,7 +67,7 @@ impl Server {
         let drained = async move { drain.started().await };
         match listener {
             Listener::Tcp(listener) => {
-                // A message is small and wants to leave at once.
+                // A message is small and has to leave at once.
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 router.serve_with_incoming_shutdown(incoming, drained).await
             }

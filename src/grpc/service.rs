@@ -1,4 +1,4 @@
-//! The RPCs.
+//! Implements the RPCs.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
     pb::{self, readiness_service_server::ReadinessService},
 };
 
-/// How long a look that is under way may go on once a drain has started; then it still has time to
-/// be told so.
+/// How long a snapshot or a check may go on once a drain has started. The time that remains is for
+/// the error that reports the drain to the client.
 const LAST_ANSWERS: Duration = DRAIN_LIMIT.saturating_sub(Duration::from_secs(1));
 
-/// How much a server takes on.
+/// The limits of a server.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The longest that a wait may take; 10 minutes by default.
+    /// The longest time that a wait may take; 10 minutes by default.
     pub longest_wait: Duration,
-    /// How many waits are served at once; 20,000 by default.
+    /// How many waits the server serves at once; 20,000 by default.
     pub waits: usize,
-    /// How many snapshots and checks are served at once; 1,000 by default.
+    /// How many snapshots and checks the server serves at once; 1,000 by default.
     pub looks: usize,
 }
 
@@ -54,7 +54,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service that takes no new calls, and ends its waits, once the drain has started.
+    /// Creates a service that refuses new calls and ends its waits once the drain has started.
     #[must_use]
     pub fn new(monitor: Monitor, limits: Limits, drain: Drain) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl Service {
             .map_err(|_| status::full(what, limit))
     }
 
-    /// Runs a look within the caller's deadline.
+    /// Runs a snapshot or a check within the caller's deadline.
     async fn look<T>(
         &self,
         left: Option<Duration>,
@@ -109,7 +109,7 @@ impl Service {
     }
 }
 
-/// The one identity there is, until there is authentication.
+/// Returns the only identity: there is no authentication yet.
 fn identity<T>(_request: &Request<T>) -> Identity {
     Identity::Local
 }
@@ -178,14 +178,14 @@ impl ReadinessService for Service {
     }
 }
 
-/// The messages of a wait, and the status behind them. Dropping it ends the wait, which is what
-/// happens when the client goes.
+/// The messages of a wait, followed by its status. Dropping the stream ends the wait; this happens
+/// when the client goes away.
 type WaitStream = Pin<Box<dyn Stream<Item = Result<pb::WaitReadyResponse, Status>> + Send>>;
 
-/// Where a stream of messages is.
+/// The stage of a stream of messages.
 enum Stage {
     Waiting(Box<Wait>),
-    /// The result was sent; its status comes next.
+    /// The result was sent, and its status comes next.
     Ending(Arc<WaitResult>),
     Over,
 }

@@ -1,7 +1,7 @@
-//! Errors as gRPC statuses: a code, a message, and `google.rpc` details.
+//! Converts errors to gRPC statuses: a code, a message, and `google.rpc` details.
 //!
-//! Stock clients fail on trailers over 8 KiB, and what the caller sees is then another error: all
-//! trailers together stay under 4 KiB here, whatever a node says.
+//! Stock clients fail on trailers over 8 KiB, and the caller then sees another error. All trailers
+//! together therefore stay under 4 KiB, whatever a node prints.
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
@@ -16,30 +16,30 @@ use crate::{
 
 const DOMAIN: &str = "readyd.v1";
 
-/// The most bytes that the trailers may have on the wire, their names included.
+/// The maximum size of the trailers on the wire in bytes, their names included.
 const TRAILER_BYTES: usize = 4096;
 
-/// What of that is left to the message and the details, by the measure of `weight`.
+/// The part of that size that the message and the details may use, as `weight` measures it.
 const BUDGET: usize = TRAILER_BYTES - 256;
 
-/// The most bytes that a message may have on the wire, where gRPC percent-encodes it. The details
-/// hold it once more.
+/// The maximum size of a message on the wire in bytes, where gRPC percent-encodes it. The details
+/// contain the message once more.
 const MESSAGE_BYTES: usize = 1200;
 
-/// The most characters of a value that are quoted.
+/// How many characters of a value an error quotes at most.
 pub(super) const VALUE_CHARS: usize = 64;
 
-/// The most violations that are told.
+/// How many violations a status lists at most.
 const VIOLATIONS: usize = 16;
 
-/// A field of a request, and what is wrong with it.
+/// A field of a request, and the description of its error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Violation {
     pub(super) field: String,
     pub(super) description: String,
 }
 
-/// A value as an error quotes it: cut, and without control characters.
+/// Quotes a value for an error: shortened, and without control characters.
 pub(super) fn quoted(value: &str) -> String {
     let mut chars = value.chars();
     let mut head: String = chars.by_ref().take(VALUE_CHARS).collect();
@@ -49,7 +49,7 @@ pub(super) fn quoted(value: &str) -> String {
     format!("\"{}\"", clean(&head, false))
 }
 
-/// INVALID_ARGUMENT, with all violations.
+/// Returns INVALID_ARGUMENT with all violations.
 pub(super) fn invalid(violations: &[Violation]) -> Status {
     let first = violations.first();
     let mut message = first.map_or_else(
@@ -72,7 +72,8 @@ pub(super) fn invalid(violations: &[Violation]) -> Status {
             details.add_bad_request_violation("", format!("and {more} more"));
         }
         let status = status(Code::InvalidArgument, &message, details);
-        // Descriptions give way before violations do: a field's name alone says where to look.
+        // Descriptions are shortened before any violation is dropped: a field's name alone shows
+        // where the error is.
         if weight(&status) <= BUDGET || bytes < 8 {
             return status;
         }
@@ -80,7 +81,7 @@ pub(super) fn invalid(violations: &[Violation]) -> Status {
     }
 }
 
-/// A monitor's error for a unary call, of one probe or of several.
+/// Converts a monitor's error for a unary call, of one probe or of several.
 pub(super) fn monitor(error: &MonitorError, probe: Option<&str>) -> Status {
     match error {
         MonitorError::NodeNotFound { node } => status(
@@ -96,7 +97,7 @@ pub(super) fn monitor(error: &MonitorError, probe: Option<&str>) -> Status {
     }
 }
 
-/// The status that follows a wait's result; none if it is ready.
+/// Returns the status that follows a wait's result; `None` if the result is ready.
 pub(super) fn wait(result: &WaitResult) -> Option<Status> {
     let (code, reason) = match result.verdict {
         Verdict::Ready => return None,
@@ -114,7 +115,7 @@ pub(super) fn wait(result: &WaitResult) -> Option<Status> {
     ))
 }
 
-/// The caller's deadline came before a unary call's answer.
+/// Returns the status of a unary call that has no reply before the caller's deadline.
 pub(super) fn deadline(node: &NodeName, probe: Option<&str>, left: Duration) -> Status {
     let what = probe.map_or_else(String::new, |probe| format!("{probe}: "));
     let message = format!(
@@ -125,7 +126,7 @@ pub(super) fn deadline(node: &NodeName, probe: Option<&str>, left: Duration) -> 
     status(Code::DeadlineExceeded, &message, details)
 }
 
-/// There is no room for another call.
+/// Returns the status of a call that gets no permit because the server is full.
 pub(super) fn full(what: &str, limit: usize) -> Status {
     let mut details = details("SERVER_FULL", None, None);
     details.set_retry_info(Some(Duration::from_secs(1)));
@@ -133,7 +134,7 @@ pub(super) fn full(what: &str, limit: usize) -> Status {
     status(Code::ResourceExhausted, &message, details)
 }
 
-/// The server is shutting down.
+/// Returns the status of a call to a server that is shutting down.
 pub(super) fn draining() -> Status {
     status(
         Code::Unavailable,
@@ -142,7 +143,7 @@ pub(super) fn draining() -> Status {
     )
 }
 
-/// It is not built yet.
+/// Returns the status of a feature that is not implemented yet.
 pub(super) fn unimplemented(what: &str) -> Status {
     status(
         Code::Unimplemented,
@@ -173,12 +174,12 @@ fn status(code: Code, message: &str, details: ErrorDetails) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// How many bytes a status has on the wire, names and overhead aside.
+/// Returns the size of a status on the wire in bytes, without names and overhead.
 fn weight(status: &Status) -> usize {
     percent_encoded(status.message()) + status.details().len().div_ceil(3) * 4
 }
 
-/// How long a message is on the wire ("gRPC over HTTP2", Percent-Encoded).
+/// Returns the size of a message on the wire in bytes ("gRPC over HTTP2", Percent-Encoded).
 fn percent_encoded(message: &str) -> usize {
     let plain = |byte: u8| matches!(byte, 0x20..=0x7e) && byte != b'%';
     message

@@ -1,4 +1,4 @@
-//! Requests into what the monitor takes, with all violations at once.
+//! Converts requests to the monitor's types, and reports all violations at once.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
     probe::Probe,
 };
 
-/// The most nodes of one wait.
+/// How many nodes one wait may have at most.
 const NODES: usize = 1000;
-/// No duration of a request may be longer.
+/// The longest duration that a request may contain.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// The longest that a check may take; what is longer counts as this.
+/// The longest time that a check may take. A longer time limit is cut to this.
 const LONGEST_CHECK: Duration = Duration::from_secs(60);
-/// Between these a poll interval may be.
+/// The shortest and the longest poll interval.
 const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 
-/// What is wrong with a request.
+/// The violations of a request.
 type Violations = Vec<Violation>;
 
 /// A valid check.
@@ -37,9 +37,9 @@ pub(super) struct Check {
 /// A valid wait.
 #[derive(Debug)]
 pub(super) enum ValidWait {
-    /// For these nodes.
+    /// A wait for these nodes.
     Nodes(WaitRequest),
-    /// For the nodes of a cluster.
+    /// A wait for the nodes of a cluster.
     Cluster,
 }
 
@@ -72,7 +72,8 @@ pub(super) fn check(request: &pb::CheckRequest) -> Result<Check, Violations> {
     }
 }
 
-/// A wait, under the limit that server and caller set; the request's timeout can only shorten it.
+/// Validates a wait. The server and the caller's deadline set the limit `longest`, and the
+/// request's timeout can only shorten it.
 pub(super) fn wait(
     request: &pb::WaitReadyRequest,
     longest: Duration,
@@ -253,7 +254,7 @@ impl Checks {
         }
     }
 
-    /// A duration; unset and zero both mean the default, which is `None` here.
+    /// Validates a duration. Unset and zero both mean the default, which is `None` here.
     fn duration(
         &mut self,
         field: &str,
@@ -262,7 +263,7 @@ impl Checks {
         let duration = duration?;
         let (seconds, nanos) = (duration.seconds, duration.nanos);
         let written = format!("{seconds}s and {nanos}ns");
-        // duration.proto: nanos within a second, of the same sign as seconds.
+        // duration.proto requires nanos within a second and of the same sign as seconds.
         if !(-999_999_999..=999_999_999).contains(&nanos)
             || (seconds > 0 && nanos < 0)
             || (seconds < 0 && nanos > 0)

@@ -1,5 +1,5 @@
-//! The way in through long-lived execs: `systemd-stdio-bridge` leads to the node's system bus, a
-//! shell runs what has to run in the node.
+//! The way in through long-lived execs: `systemd-stdio-bridge` leads to the node's system bus, and
+//! a shell runs the commands that have to run in the node.
 
 use std::{
     collections::HashMap,
@@ -34,18 +34,19 @@ use crate::{
     unit::{SystemdState, Unit, UnitQuestion},
 };
 
-/// Starts the bridge. A node that has none says so in words that no engine has. It ends with its
-/// standard input; where that never comes to an end (a network that was cut), after an hour.
+/// Starts the bridge. A node without one prints a phrase that no engine uses. The bridge ends with
+/// its standard input; if that never ends (the network was cut), `timeout` ends the bridge after an
+/// hour.
 const START: &str = "\
 command -v systemd-stdio-bridge >/dev/null 2>&1 || { echo 'no such bridge' >&2; exit 127; }
 command -v timeout >/dev/null 2>&1 && exec timeout -k 1 3600 systemd-stdio-bridge
 exec systemd-stdio-bridge";
 
-/// How much of what the bridge says beside D-Bus is kept for an error's sake, and how much is read.
+/// How much of the bridge's output beside D-Bus is kept for an error, and how much is read.
 const COMPLAINT_CAP: usize = 1024;
 const COMPLAINT_READ: usize = 64 * 1024;
 
-/// From which age on a unit's is kept: younger ones are worth telling anew.
+/// From this age on, a unit's age is kept; a younger unit's age is worth measuring anew.
 const AGED: Duration = Duration::from_secs(1);
 
 /// The way into one container through its bridge and its shell.
@@ -57,7 +58,7 @@ pub(crate) struct BridgeLink {
     ages: Mutex<HashMap<String, Aged>>,
 }
 
-/// A unit that has been active for so long, at least, under the same process.
+/// A unit that has been active under the same process for at least this long.
 #[derive(Debug, Clone)]
 struct Aged {
     unit: Unit,
@@ -87,7 +88,7 @@ impl BridgeLink {
                 .look(&self.target, question, None, listener, by, connect)
         };
         let mut first = look().await?;
-        // Of a unit whose proof is not wanted, the type is not known either.
+        // The type of an active unit is unknown, too, if its proof is not wanted.
         let ageless = |(name, unit): &(&String, &Unit)| {
             let unproven = unit.is_active() && !unit.kind.is_empty() && !unit.tells();
             unproven && self.age(name, unit).is_none()
@@ -96,7 +97,7 @@ impl BridgeLink {
         if first.units.iter().any(|unit| ageless(&unit))
             && let Some((uptime, starts)) = self.clock(&first, by).await
         {
-            // What was read before this look can only make a unit younger than it is.
+            // The clock was read before this query, so a unit can only seem younger than it is.
             let second = look().await?;
             for (name, unit) in second.units.iter().filter(ageless) {
                 let start = starts.get(&unit.main_pid);
@@ -120,7 +121,7 @@ impl BridgeLink {
         Ok(first)
     }
 
-    /// For how long the unit has been active, if it was seen so before.
+    /// For how long the unit has been active, if an earlier query measured that.
     fn age(&self, name: &str, unit: &Unit) -> Option<Duration> {
         let known = self.ages();
         let Aged { unit: seen, age } = known.get(name)?;
@@ -131,7 +132,8 @@ impl BridgeLink {
         self.ages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node's uptime, and when the units' processes started; none where it cannot be told.
+    /// The node's uptime, and when the units' processes started; `None` if the clock cannot be
+    /// read.
     async fn clock(&self, look: &SystemdState, by: Instant) -> Option<(u64, HashMap<u32, u64>)> {
         let pids = look.units.values().map(|unit| unit.main_pid.to_string());
         let pids: Vec<_> = pids.collect();
@@ -142,7 +144,7 @@ impl BridgeLink {
     }
 
     async fn connect(&self, by: Instant) -> Result<Bus, LinkError> {
-        // The queue is our own: who waits in it for too long is busy, not slow.
+        // The queue is readyd's own: waiting too long in it means busy, not slow.
         let queue = by.min(self.target.environment.now() + BUS_LIMIT);
         let mut pass = self.target.pass("systemd", queue).await?;
         self.target.gate.drive(&mut pass, self.open(by)).await
@@ -183,7 +185,7 @@ impl BridgeLink {
     }
 }
 
-/// What became of a bridge that did not lead to the bus.
+/// The error for a bridge that did not lead to the bus.
 fn complaint(error: LinkError, said: &str) -> LinkError {
     if said.contains("no such bridge") {
         return LinkError::Unusable("the node has no systemd-stdio-bridge".to_owned());
@@ -192,7 +194,7 @@ fn complaint(error: LinkError, said: &str) -> LinkError {
     truncate(&mut said, 200);
     match error {
         LinkError::Broken(_) if !said.is_empty() => LinkError::NoBus(said),
-        // What came was no D-Bus: an engine's words, mostly, where nothing could be run.
+        // The output was not D-Bus. Mostly it is an engine's message that nothing could be run.
         LinkError::Node(error) => {
             LinkError::Unusable(format!("systemd-stdio-bridge does not answer: {error}"))
         }
@@ -200,7 +202,7 @@ fn complaint(error: LinkError, said: &str) -> LinkError {
     }
 }
 
-/// What a command prints as a stream of bytes; what it complains of is kept apart.
+/// A command's standard output as a stream of bytes; its standard error is kept apart.
 fn stream(
     streams: ExecStreams,
     complaint: Arc<Mutex<Vec<u8>>>,
@@ -225,7 +227,8 @@ fn stream(
     ByteStream {
         read: Box::pin(StreamReader::new(bytes)),
         write: streams.input,
-        // Through the bridge nobody sees who asks; it lets in whoever could start it.
+        // The bus cannot see who sends queries through the bridge, and the bridge lets in anyone
+        // who could start it.
         auth: AuthMechanism::External,
         listeners: Arc::new(Listeners::new(signals)),
     }

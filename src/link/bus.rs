@@ -1,4 +1,4 @@
-//! The connection to a node's system bus, made with the first look and kept.
+//! The connection to a node's system bus. The first query makes it, and later queries reuse it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,20 +14,21 @@ use crate::{
     unit::{SystemdState, UnitQuestion},
 };
 
-/// How long systemd, or the way to it, may take to answer.
+/// How long systemd, or the connection to it, may take to reply.
 pub(super) const BUS_LIMIT: Duration = Duration::from_secs(5);
 
-/// A target for a connection.
+/// The connection to a node's bus, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct BusSlot {
     kept: Mutex<Option<Arc<Bus>>>,
-    /// Held by who makes one: whoever comes second finds it there.
+    /// Held by the caller that makes a connection. A second caller finds the connection already
+    /// there.
     connecting: tokio::sync::Mutex<()>,
 }
 
 impl BusSlot {
-    /// Looks, over the connection that there is, else over a new one. A look that fails takes its
-    /// connection along: an answer that comes too late would be in the way of the next.
+    /// Queries systemd over the existing connection, else over a new one. A query that fails closes
+    /// its connection, because a late reply would be in the way of the next query.
     pub(super) async fn look<C>(
         &self,
         target: &Target,

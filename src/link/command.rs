@@ -1,5 +1,5 @@
-//! What has to run in the node: a command in an exec of its own, or in the node's shell. Either way
-//! never more than one at a time, and each within limits.
+//! Commands that have to run in the node: each in an exec of its own, or in the node's shell.
+//! Either way, at most one runs at a time, and each has limits.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use crate::{
     question::{Answer, CommandQuestion, Expects, GreetingEnd, PortQuestion, Question},
 };
 
-/// How long a command may run, unless who asks sets an earlier end. `scontrol ping` alone takes 10 s
-/// where a controller's name does not resolve.
+/// How long a command may run, unless the caller sets an earlier end. `scontrol ping` alone takes
+/// 10 s if a controller's name does not resolve.
 const COMMAND_LIMIT: Duration = Duration::from_secs(15);
 
-/// How much longer than the command's own limit the engine is given to tell of its end.
+/// How much longer than the command's own limit the engine has to report the command's end.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// How long a command may have run before the engine says that it was started.
+/// How long a command may already have run when the engine reports that it was started.
 const START: Duration = Duration::from_millis(200);
 
-/// The exit code of a command that the end of its standard input has ended, 128 + SIGHUP: while
-/// somebody waits for it, that means that the connection was lost on the way.
+/// The exit code (128 + SIGHUP) of a command that the end of its standard input has ended. If a
+/// caller still waits for the command, this means that the connection was lost on the way.
 const LOST: i64 = 129;
 
-/// 128 + SIGTERM, as a node that shuts down ends what runs in it.
+/// The exit code (128 + SIGTERM) of a command that ended because its node shuts down.
 const TERMINATED: i64 = 143;
 
-/// A command under way.
+/// A running command.
 enum Running<'a> {
     Exec(Box<dyn RunningExec>),
     Shell(ShellCommand<'a>),
@@ -41,12 +41,12 @@ enum Running<'a> {
 /// Runs commands in one container.
 pub(crate) struct Commands {
     target: Target,
-    /// The shell that commands run in; without one, each has an exec of its own.
+    /// The shell that commands run in. Without one, each command has an exec of its own.
     shell: Option<Shell>,
 }
 
 impl Commands {
-    /// An exec for each command.
+    /// Uses an exec for each command.
     pub(super) fn each(target: Target) -> Self {
         Self {
             target,
@@ -54,13 +54,13 @@ impl Commands {
         }
     }
 
-    /// One exec for all commands, for as long as this lives.
+    /// Uses one exec for all commands, for as long as this value exists.
     pub(super) fn lasting(target: Target) -> Self {
         let shell = Some(Shell::new(target.clone()));
         Self { target, shell }
     }
 
-    /// Asks a port, from within the node, or a command.
+    /// Dials a port from within the node, or runs a command.
     pub(super) async fn ask(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
         match question {
             Question::Port(question) => self.dial(question, by).await,
@@ -90,7 +90,7 @@ impl Commands {
         }
     }
 
-    /// Runs a command for at most [`COMMAND_LIMIT`], less where `by` comes earlier.
+    /// Runs a command for at most [`COMMAND_LIMIT`], or until `by` if that is earlier.
     pub(super) async fn command(
         &self,
         what: &str,
@@ -108,10 +108,10 @@ impl Commands {
         Ok(output)
     }
 
-    /// Runs a command for at most `limit`, less where `by` comes earlier; one that takes longer ends
-    /// with one of [`TIMED_OUT`].
+    /// Runs a command for at most `limit`, or until `by` if that is earlier. A command that takes
+    /// longer ends with one of [`TIMED_OUT`].
     ///
-    /// A shell that was kept may turn out to have ended: the second is a new one.
+    /// A kept shell may turn out to have ended. The command then runs once more, in a new shell.
     async fn run(
         &self,
         what: &str,
@@ -155,13 +155,14 @@ impl Commands {
                 Ok(output) => TIMED_OUT.contains(&output.code),
                 Err(_) => false,
             };
-            // Its limit has to have passed for the node to be late: else it was killed, most likely
-            // by the end of its container.
+            // The node is late only if the limit has passed. Otherwise the command was killed, most
+            // likely by the end of its container.
             match output {
                 Ok(output) if output.code == LOST => Err(self.lost(what)),
                 Ok(output) if output.code == TERMINATED => Err(LinkError::NotRunning),
                 Ok(_) if late && ran + START < given => Err(LinkError::NotRunning),
-                // And it has to have had its time, which the queue and the engine may have used up.
+                // The command must also have had its full time, which the queue and the engine may
+                // have used up.
                 _ if late && ran + START < limit.min(by.saturating_duration_since(asked)) => {
                     Err(LinkError::Busy {
                         what: what.to_owned(),
@@ -187,7 +188,7 @@ impl Commands {
         }
     }
 
-    /// Starts a command, whose time limit is in seconds.
+    /// Starts a command with a time limit in seconds.
     async fn start(
         &self,
         seconds: &str,
@@ -240,7 +241,7 @@ impl Commands {
             (4, Some(_)) => GreetingEnd::TooLong,
             (7, _) => return Ok(Answer::Closed(connect_error(&stderr))),
             (127, _) => return Err(no_bash()),
-            // What came before the time was over counts too.
+            // Output from before the timeout counts, too.
             (code, Some(_)) if TIMED_OUT.contains(&code) => GreetingEnd::TimedOut,
             (code, None) if TIMED_OUT.contains(&code) => {
                 return Ok(Answer::Closed("no answer".to_owned()));
@@ -256,7 +257,7 @@ impl Commands {
     }
 
     async fn accepts(&self, port: u16, by: Instant) -> Result<Answer, LinkError> {
-        // It counts whether it connects; whatever comes then is not waited for.
+        // Only the connection counts; the command does not wait for anything that the port sends.
         let (port_word, nothing) = (port.to_string(), "");
         let dial = [DIAL, port_word.as_str(), nothing, "0", nothing];
         let argv = match self.shell {
@@ -287,7 +288,7 @@ pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// `bash: connect: Connection refused` says it; the lines around it repeat the path.
+/// Takes the error out of `bash: connect: Connection refused`; the lines around it repeat the path.
 fn connect_error(stderr: &str) -> String {
     let said = stderr.lines().find_map(|line| line.split_once("connect: "));
     said.map_or("it does not accept", |(_, error)| error)

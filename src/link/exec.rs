@@ -1,5 +1,5 @@
-//! The way in by exec: works wherever the engine can be reached, and costs a hundred times what it
-//! asks for. The last resort.
+//! The way in by exec. It works wherever the engine can be reached, but costs a hundred times as
+//! much as the query itself, so it is the last resort.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     unit::{SystemdState, UnitQuestion},
 };
 
-/// The way into one container by an exec for each question.
+/// The way into one container by an exec for each query.
 pub(crate) struct ExecLink(Commands);
 
 impl ExecLink {
@@ -41,7 +41,7 @@ impl ExecLink {
 
 #[async_trait]
 impl Link for ExecLink {
-    /// Nobody is told of changes: a program that has ended tells nothing more.
+    /// Never subscribes the listener: systemctl sends nothing more once it has ended.
     async fn systemd(
         &self,
         question: &UnitQuestion,

@@ -1,4 +1,4 @@
-//! Who may exec when: never more than one exec at a time in a node, and a budget over all nodes.
+//! The gate that limits execs: at most one at a time in a node, and a budget over all nodes.
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,14 @@ use tokio::{
 use crate::{container::ContainerId, environment::Environment};
 
 /// How many execs may be at work at once. Each keeps the engine and a core busy for tens of
-/// milliseconds, so that more would only queue elsewhere.
+/// milliseconds, so more of them would only queue elsewhere.
 const BUDGET: usize = 8;
 
-/// An exec that runs for longer than this waits for something and costs nothing: it gives its target
-/// in the budget back, so that hung nodes do not use it up.
+/// An exec that runs for longer than this waits for something and costs nothing. It gives its
+/// permit back to the budget, so that hung nodes do not use the budget up.
 const AT_WORK: Duration = Duration::from_secs(1);
 
-/// The gate that every exec passes.
+/// Every exec passes this gate.
 #[derive(Debug)]
 pub(crate) struct ExecGate {
     environment: Environment,
@@ -29,19 +29,19 @@ pub(crate) struct ExecGate {
     nodes: Mutex<HashMap<ContainerId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// The right to run one exec; given back when this is dropped.
+/// The right to run one exec. Dropping it gives the right back.
 pub(crate) struct Pass {
     _node: OwnedMutexGuard<()>,
     permit: Option<OwnedSemaphorePermit>,
     spent: Instant,
 }
 
-/// What an exec waited for in vain.
+/// The reason why an exec was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Another exec in the same node.
+    /// Another exec runs in the same node.
     Node,
-    /// The budget over all nodes.
+    /// The budget over all nodes is used up.
     Budget,
 }
 
@@ -54,8 +54,8 @@ impl ExecGate {
         }
     }
 
-    /// Waits for its turn, first in the node and then in the budget, so that a node's queue never
-    /// holds a target that another node could use.
+    /// Waits for a turn, first in the node and then in the budget, so that a node's queue never
+    /// holds a permit that another node could use.
     pub(crate) async fn pass(&self, id: &ContainerId, by: Instant) -> Result<Pass, Refused> {
         let node = self.node(id);
         let node = tokio::select! {
@@ -63,7 +63,8 @@ impl ExecGate {
             () = self.environment.sleep_until(by) => return Err(Refused::Node),
         };
         let permit = tokio::select! {
-            // The semaphore is never closed; were it, running without a target would be the lesser evil.
+            // The semaphore is never closed. If it were, running without a permit would do less
+            // harm.
             permit = Arc::clone(&self.budget).acquire_owned() => permit.ok(),
             () = self.environment.sleep_until(by) => return Err(Refused::Budget),
         };
@@ -74,7 +75,8 @@ impl ExecGate {
         })
     }
 
-    /// Drives the exec, and gives the target in the budget back once it is clear that it only waits.
+    /// Drives the exec, and gives its permit back to the budget once it is clear that the exec only
+    /// waits.
     pub(crate) async fn drive<T>(&self, pass: &mut Pass, exec: impl Future<Output = T>) -> T {
         tokio::pin!(exec);
         let first = tokio::select! {
@@ -91,7 +93,7 @@ impl ExecGate {
     }
 
     fn node(&self, id: &ContainerId) -> Arc<tokio::sync::Mutex<()>> {
-        // A std lock: it is never held across an await.
+        // A std lock suffices: it is never held across an await.
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(node) = nodes.get(id).and_then(Weak::upgrade) {
             return node;

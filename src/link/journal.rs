@@ -1,4 +1,5 @@
-//! The end of the journal of failed units, which no D-Bus call tells: read by a command in the node.
+//! The end of the journal of each failed unit. No D-Bus call returns it, so a command in the node
+//! reads it.
 
 use std::{
     collections::HashMap,
@@ -14,11 +15,11 @@ use crate::{
     unit::{SystemdState, UnitQuestion},
 };
 
-/// How often the journal of one failure is read. Right after it, words may still be on their way to
-/// the journal; later, reading them again tells nothing new.
+/// How many times the journal of one failure is read. Right after the failure, messages may still
+/// be on their way to the journal; later, another reading returns nothing new.
 const READINGS: u32 = 3;
 
-/// The journals that were read of one node.
+/// The journals that were read from one node.
 #[derive(Debug, Default)]
 pub(super) struct Journals(Mutex<HashMap<String, Read>>);
 
@@ -31,7 +32,7 @@ struct Read {
 }
 
 impl Journals {
-    /// Adds the journal's end to each failed unit, if it is wanted.
+    /// Adds the end of the journal to each failed unit, if the question wants it.
     pub(super) async fn read(
         &self,
         commands: &Commands,
@@ -72,7 +73,7 @@ impl Journals {
         }
     }
 
-    /// What was read of this very failure, and how often.
+    /// The journal that was read for this very failure, and how many times it was read.
     fn known(&self, unit: &str, invocation: &str, changed: u64) -> (Detail, u32) {
         match self.lock().get(unit) {
             Some(read) if read.invocation == invocation && read.changed == changed => {

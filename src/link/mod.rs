@@ -1,7 +1,7 @@
 //! The way into one running node.
 //!
-//! A link answers a few fixed questions: what systemd says, what a port sends first, whether a port
-//! accepts, what a command prints. What the answers mean is the business of [`crate::probe`].
+//! A link makes a few fixed queries: systemd's state, the first line that a port sends, whether a
+//! port accepts, and the output of a command. [`crate::probe`] decides what the replies mean.
 //!
 //! ```text
 //!            systemd                              a port               a command
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The bridge and the shell are long-lived execs, at most one of each in a node. [`NodeLink`] takes
-//! the best way that works, [`Links`] keeps it for the next look.
+//! the best way that works, and [`Links`] keeps it for the next query.
 
 mod bridge;
 mod bus;
@@ -46,24 +46,26 @@ use crate::{
 };
 use target::Target;
 
-/// Which ways into a node may be taken.
+/// The ways into a node that readyd may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LinkChoice {
-    /// The best that works for each node: host, else bridge, else exec.
+    /// The best way that works for each node: host, else bridge, else exec.
     #[default]
     Auto,
     /// From outside, through the host's view of the node's processes: systemd's D-Bus socket under
-    /// the process's root, and ports dialled from within its network. Takes root on the engine's own
-    /// machine. What has to run in the node still goes through one long-lived exec.
+    /// the process's root, and ports dialled from within its network. This requires root on the
+    /// engine's own machine. Commands that have to run in the node still go through one long-lived
+    /// exec.
     Host,
-    /// Through long-lived execs, `systemd-stdio-bridge` and a shell: any engine, local or remote.
+    /// Through long-lived execs, `systemd-stdio-bridge` and a shell. This works with any engine,
+    /// local or remote.
     Bridge,
-    /// An exec for each question: works wherever a shell does, and costs a hundred times as much.
+    /// An exec for each query. This works wherever a shell does, and costs a hundred times as much.
     Exec,
 }
 
 impl LinkChoice {
-    /// All of them.
+    /// All choices.
     pub const ALL: [Self; 4] = [Self::Auto, Self::Host, Self::Bridge, Self::Exec];
 
     /// The choice's name.
@@ -97,15 +99,15 @@ pub(crate) const HOST: &str = "host";
 pub(crate) const BRIDGE: &str = "bridge";
 pub(crate) const EXEC: &str = "exec";
 
-/// Makes links that a test has thought out.
+/// Makes links for a test.
 #[cfg(test)]
 pub(crate) type Maker = Arc<dyn Fn(&crate::container::Container) -> Arc<dyn Link> + Send + Sync>;
 
 /// The way into one running node.
 #[async_trait]
 pub(crate) trait Link: Send + Sync {
-    /// What systemd says. Where changes can be heard of, the listener is told of each that comes after
-    /// this look: [`SystemdState::subscribed`] says whether it will be.
+    /// Queries systemd. If the link can subscribe to changes, the listener's inbox receives a
+    /// signal for each change after this reply; [`SystemdState::subscribed`] says whether it will.
     async fn systemd(
         &self,
         question: &UnitQuestion,
@@ -113,11 +115,11 @@ pub(crate) trait Link: Send + Sync {
         by: Instant,
     ) -> Reply<SystemdState>;
 
-    /// What a port or a command says.
+    /// Queries a port or a command.
     async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer>;
 }
 
-/// An answer or an error, and how the node was reached for it.
+/// A reply or an error, and the way by which the node was reached for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply<T> {
     pub(crate) via: &'static str,
@@ -130,41 +132,42 @@ impl<T> Reply<T> {
     }
 }
 
-/// Why a link gave no answer. The difference decides between "not ready" and "could not tell".
+/// The reason why a link got no reply. The variant decides between "not ready" and "could not
+/// tell".
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// The engine could not be asked: nothing is known of the node.
+    /// The engine could not be queried, so nothing is known about the node.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Our own limits kept us from asking: nothing is known of the node.
+    /// A limit of readyd's own prevented the query, so nothing is known about the node.
     #[error("{what} could not be asked: {why}")]
     Busy {
-        /// What was asked.
+        /// The target of the query.
         what: String,
-        /// Which limit.
+        /// The limit that was reached.
         why: &'static str,
     },
-    /// The way in broke: nothing is known of the node. Another may work.
+    /// The way in broke, so nothing is known about the node. Another way may work.
     #[error("{0}")]
     Broken(String),
-    /// This is no way into this node. Another may work.
+    /// This way does not lead into this node. Another way may work.
     #[error("{0}")]
     Unusable(String),
-    /// The container stopped running. What it is now decides.
+    /// The container stopped running. Its current state decides.
     #[error("the container stopped running")]
     NotRunning,
-    /// The node was reached, and did not answer in time.
+    /// The node was reached but did not reply in time.
     #[error("{what} has not answered {}", within(*limit))]
     Slow {
-        /// What was asked.
+        /// The target of the query.
         what: String,
-        /// The command's own limit; none if who asked set an earlier end.
+        /// The query's own limit; `None` if the caller set an earlier end.
         limit: Option<Duration>,
     },
-    /// The node was reached, and has no system bus that listens: not yet, mostly.
+    /// The node was reached, but no system bus listens there; mostly it does not listen yet.
     #[error("the node has no D-Bus yet: {0}")]
     NoBus(String),
-    /// The node was reached, and cannot answer: there is no such command, say.
+    /// The node was reached but cannot reply: the command does not exist there, say.
     #[error("{0}")]
     Node(String),
 }

@@ -6,7 +6,7 @@
 //!  └─┘ broke: once     └─┘ broke: once
 //! ```
 //!
-//! A node without a bus has no better way than exec, where systemctl needs none.
+//! For a node without a bus, exec is the best way, because systemctl needs no bus there.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use crate::{
     unit::{SystemdState, UnitQuestion},
 };
 
-/// When a way that broke twice is tried again, though the next best works.
+/// After this time, a way that broke twice is tried again, although the next best way works.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// The way into one run of one container.
@@ -40,7 +40,7 @@ pub(crate) struct NodeLink {
     pub(super) maker: Option<super::Maker>,
 }
 
-/// Which way is taken, and the link that goes it.
+/// The way that is taken, and its link.
 #[derive(Default)]
 struct Current {
     way: usize,
@@ -57,20 +57,21 @@ enum Way {
     Exec,
 }
 
-/// What is known of a question that not every node understands, and that another can stand in for.
+/// Whether a node understands a query that not every node understands, and that another query can
+/// replace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Support {
-    /// It was not asked yet.
+    /// The query was not made yet.
     #[default]
     Unknown,
-    /// It was answered.
+    /// The node replied to the query.
     Works,
-    /// It was not understood, while the other was, by the daemon of this start (an invocation id):
-    /// once, which may have been too early, or more often.
+    /// The daemon of this start (an invocation id) did not understand the query, but understood the
+    /// other one. It did so once, which may have been too early, or more than once.
     Useless {
         /// The invocation id.
         start: String,
-        /// More often than once.
+        /// Whether it happened more than once.
         surely: bool,
     },
 }
@@ -93,7 +94,7 @@ impl NodeLink {
         }
     }
 
-    /// What systemd says.
+    /// Queries systemd.
     pub(crate) async fn systemd(
         &self,
         question: &UnitQuestion,
@@ -104,25 +105,25 @@ impl NodeLink {
             .await
     }
 
-    /// What a port or a command says.
+    /// Queries a port or a command.
     pub(crate) async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
         self.asked(move |link| async move { link.ask(question, by).await })
             .await
     }
 
-    /// What is known of a question.
+    /// Whether the node is known to understand this query.
     pub(crate) fn support(&self, question: &'static str) -> Support {
         let support = self.support.lock().unwrap_or_else(PoisonError::into_inner);
         support.get(question).cloned().unwrap_or_default()
     }
 
-    /// Keeps that for as long as the link is kept.
+    /// Remembers this for as long as the link is kept.
     pub(crate) fn remember(&self, question: &'static str, support: Support) {
         let mut known = self.support.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(question, support);
     }
 
-    /// Lets the next who asks make the way anew.
+    /// Drops the current link, so that the next query makes a new one.
     pub(crate) fn renew(&self) {
         *self.lock() = Current::default();
     }
@@ -155,7 +156,7 @@ impl NodeLink {
                     return ask(self.make(Way::Exec)).await;
                 }
                 Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_))) => {
-                    // The next look begins with the best way again.
+                    // The next query begins with the best way again.
                     self.replace(&link, 0, None);
                     if let (LinkError::Unusable(why), true) =
                         (error, self.choice != LinkChoice::Auto)
@@ -179,7 +180,7 @@ impl NodeLink {
             LinkChoice::Host => &[Way::Host],
             #[cfg(not(target_os = "linux"))]
             LinkChoice::Auto => &[Way::Bridge, Way::Exec],
-            // Refused where an engine is made.
+            // There is no host link on other systems, so this choice gets exec.
             #[cfg(not(target_os = "linux"))]
             LinkChoice::Host => &[Way::Exec],
             LinkChoice::Bridge => &[Way::Bridge],
@@ -187,7 +188,7 @@ impl NodeLink {
         }
     }
 
-    /// The link, and which of the ways it goes.
+    /// The link, and the index of its way.
     fn current(&self) -> (usize, Arc<dyn Link>) {
         let mut current = self.lock();
         if current
@@ -217,7 +218,7 @@ impl NodeLink {
         }
     }
 
-    /// Puts a new link in the target of this one, unless somebody else has.
+    /// Replaces this link by a new one, unless another caller already has.
     fn replace(&self, link: &Arc<dyn Link>, way: usize, again: Option<Instant>) {
         let mut current = self.lock();
         if current

@@ -1,4 +1,4 @@
-//! The links to all nodes: each is kept for the next look for a while, and then closed.
+//! The links to all nodes. Each link is kept for the next query for a while, and then closed.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
     systemd::signals::SignalCounter,
 };
 
-/// How many links may be idle at once. Each has three open files, or two processes in its node.
+/// How many links may be idle at once. Each holds three open files, or two processes in its node.
 const IDLE: usize = 256;
 
 /// The links to all nodes. A clone shares them.
@@ -31,7 +31,7 @@ struct Pool {
     gate: Arc<ExecGate>,
     environment: Environment,
     choice: LinkChoice,
-    /// For how long an idle link is kept.
+    /// How long an idle link is kept.
     keep: Duration,
     signals: SignalCounter,
     #[cfg(target_os = "linux")]
@@ -44,7 +44,7 @@ struct Pool {
 #[derive(Default)]
 struct Kept {
     links: HashMap<ContainerId, Entry>,
-    /// Closes what has been idle for long enough; runs while anything is.
+    /// Closes links that have been idle for long enough. It runs while any link is idle.
     closer: Option<Task>,
 }
 
@@ -55,7 +55,7 @@ struct Entry {
     idle_since: Instant,
 }
 
-/// A link in use. Once nobody uses it any more, it is idle.
+/// A link in use. The link is idle once nobody uses it any more.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     id: ContainerId,
@@ -84,7 +84,7 @@ impl Links {
         }))
     }
 
-    /// Links that a test has thought out.
+    /// Uses links that a test makes.
     #[cfg(test)]
     pub(crate) fn made_by(self, maker: super::Maker) -> Self {
         let mut pool = Arc::into_inner(self.0).unwrap();
@@ -92,8 +92,9 @@ impl Links {
         Self(Arc::new(pool))
     }
 
-    /// The link into this run of this container, which was looked at just now. A link is never used
-    /// for another: not for one of the same name, nor for the same one started again.
+    /// The link into this run of this container, which was inspected just now. A link is never used
+    /// for another run: neither for another container of the same name, nor for the same container
+    /// started again.
     pub(crate) fn lease(&self, container: &Container) -> Lease {
         let pool = &self.0;
         let mut kept = pool.kept();
@@ -113,7 +114,7 @@ impl Links {
 
 impl Pool {
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // A std lock: it is never held across an await.
+        // A std lock suffices: it is never held across an await.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -175,7 +176,7 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for long enough; tells when the next will have been.
+    /// Closes links that have been idle for long enough, and returns when the next one is due.
     fn close_idle(&self) -> Option<Instant> {
         let now = self.environment.now();
         let mut kept = self.kept();
@@ -184,7 +185,7 @@ impl Pool {
         let idle = kept.links.values().filter(|entry| entry.users == 0);
         let next = idle.map(|entry| entry.idle_since + self.keep).min();
         if next.is_none() {
-            // The task ends by itself; letting it go is the last that it does.
+            // The task ends by itself; dropping its handle is the last thing that it does.
             kept.closer = None;
         }
         next

@@ -1,15 +1,16 @@
-//! What a node's shells run: sh as POSIX has it, and bash where a port has to be dialled.
+//! The scripts of a node's shells: POSIX sh, and bash where a port has to be dialled.
 
-/// How much a command may print, to each stream.
+/// How many bytes a command may print to each stream.
 pub(super) const OUTPUT_CAP: usize = 256 * 1024;
 
-/// `timeout`'s exit code for a command that it ended; 128 + 9 where that took a SIGKILL.
+/// The exit codes of a command that `timeout` ended: 124, or 128 + 9 if that took a SIGKILL.
 pub(super) const TIMED_OUT: [i64; 2] = [124, 137];
 
-/// Runs the command named by its arguments, bounded in two ways: by a time limit in seconds, where
+/// Runs the command that its arguments name, bounded in two ways: by a time limit in seconds, where
 /// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
-/// more. A background command has no standard input of its own, hence descriptor 3. The whole group
-/// is hung up on, which `timeout` makes: alone, it may leave behind what it has only just started.
+/// more. A background command has no standard input of its own, hence descriptor 3. The SIGHUP goes
+/// to the whole process group, which `timeout` makes: a SIGHUP to `timeout` alone may leave behind
+/// a process that it has only just started.
 pub(super) const BOUNDED: &str = r#"
 limit=$1; shift
 exec 3<&0
@@ -24,10 +25,10 @@ kill "$watch" 2>/dev/null
 exit "$code"
 "#;
 
-/// Dials a port through bash, which has it built in, as a function of the shell's: of the port, the
-/// prefix, the most bytes, and what is sent first. Prints `connected`, then what the port sends, up to
-/// a line with the prefix. Exit codes: 0 found, 3 closed by the other side, 4 too long, 7 refused,
-/// 127 no bash.
+/// A shell function that dials a port through bash, which has this built in. Its arguments are the
+/// port, the prefix, the maximum number of bytes, and the text to send first. It prints
+/// `connected`, then the port's output up to a line with the prefix. Its exit codes are 0 found, 3
+/// closed by the other side, 4 too long, 7 refused, 127 no bash.
 macro_rules! dial_function {
     () => {
         r#"
@@ -51,7 +52,7 @@ dial() {
     };
 }
 
-/// The function, in the node's shell; and what stands for it where it has an exec of its own.
+/// The function's name in the node's shell, and the command that replaces it in an exec of its own.
 pub(super) const DIAL: &str = "dial";
 pub(super) const DIAL_ALONE: [&str; 4] = [
     "bash",
@@ -60,18 +61,19 @@ pub(super) const DIAL_ALONE: [&str; 4] = [
     "bash",
 ];
 
-/// Takes bash where the node has it, which can dial ports, and time a command without another
+/// Starts bash where the node has it: bash can dial ports, and can time a command without another
 /// program.
 pub(super) const START: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; eval "$1""#;
 
-/// What the shell runs, for an hour at most after the last request, where bash can tell. Requests come
-/// on descriptor 3, which commands do not get; while one runs, the end of it means that nobody waits for
-/// it any more. A command whose time is over ends with 124, as with timeout(1).
+/// The node's shell. Where it is bash, it ends an hour after the last request. Requests arrive on
+/// descriptor 3, which commands do not inherit. While a command runs, the end of descriptor 3 means
+/// that nobody waits for the command any more. A command that exceeds its time limit ends with 124,
+/// as with timeout(1).
 ///
-/// A script needs no other shell where this one is bash.
+/// Where this shell is bash, it runs scripts itself, without another shell.
 ///
-/// A port is dialled by the shell itself, where bash has a clock to tell when to stop (5.0): without a
-/// process, that takes half the time.
+/// Where bash has a clock to stop by (5.0), the shell dials ports itself: without a process, that
+/// takes half the time.
 pub(super) const SHELL: &str = concat!(
     dial_function!(),
     r#"

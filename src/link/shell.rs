@@ -1,12 +1,14 @@
-//! One shell in a node, for as long as it is needed: commands run there without an exec for each.
+//! One shell in a node, kept for as long as it is needed. Commands run in it without an exec for
+//! each.
 //!
 //! ```text
 //! readyd ──▶ run NONCE LIMIT 'command' 'argument' …   (to a line with a dot)
-//!        ◀── what the command prints, then NONCE and its exit code, on both streams
+//!        ◀── the command's output, then NONCE and its exit code, on both streams
 //! ```
 //!
-//! A command that prints too much, or that nobody waits for any more, ends with its shell: its
-//! standard input is closed, and the shell hangs up on the command. The next one has a new shell.
+//! A command that prints too much, or that nobody waits for any more, ends with its shell: readyd
+//! closes the shell's standard input, and the shell sends SIGHUP to the command. The next command
+//! gets a new shell.
 
 use std::fmt::Write as _;
 
@@ -23,14 +25,14 @@ use super::{
 };
 use crate::engine::{EngineError, Exec, ExecChunk, ExecOutput, ExecStreams};
 
-/// The shell of one node; started with the first command.
+/// The shell of one node. The first command starts it.
 pub(super) struct Shell {
     target: Target,
-    /// None while a command runs: one that is given up takes its shell along.
+    /// `None` while a command runs: a command that is given up ends its shell, too.
     streams: Mutex<Option<ExecStreams>>,
 }
 
-/// A command under way. Dropping it hangs up on it.
+/// A running command. Dropping it hangs up on the command.
 pub(super) struct ShellCommand<'a> {
     shell: &'a Shell,
     slot: MutexGuard<'a, Option<ExecStreams>>,
@@ -46,7 +48,7 @@ impl Shell {
         }
     }
 
-    /// Starts a command, whose time limit is in seconds.
+    /// Starts a command with a time limit in seconds.
     pub(super) async fn start(
         &self,
         seconds: &str,
@@ -121,8 +123,8 @@ impl ShellCommand<'_> {
             }
         };
         output.code = code;
-        // Only now can the shell take another. What a command that was ended has left behind could
-        // still print into the next one's answer.
+        // Only now can the shell take another command. It is not kept after a timeout, because
+        // processes that the command left behind could still print into the next command's output.
         if !TIMED_OUT.contains(&code) {
             *self.slot = Some(self.streams);
         }
@@ -130,14 +132,14 @@ impl ShellCommand<'_> {
     }
 }
 
-/// Why a command's output ended without its marks.
+/// The reason why a command's output ended without its marks.
 enum End {
     Lost,
     TooMuch,
     Runtime(EngineError),
 }
 
-/// Reads up to the marks, and takes them off; gives the exit code.
+/// Reads up to the marks, removes them, and returns the exit code.
 async fn read(streams: &mut ExecStreams, nonce: &str, into: &mut ExecOutput) -> Result<i64, End> {
     let mark = format!("\n{nonce} ");
     loop {
@@ -161,7 +163,7 @@ async fn read(streams: &mut ExecStreams, nonce: &str, into: &mut ExecOutput) -> 
     }
 }
 
-/// Where the mark at the end of the output starts, and the code that it tells.
+/// Where the mark at the end of the output starts, and the exit code in it.
 fn marked(output: &[u8], mark: &str) -> Option<(usize, i64)> {
     let line = output.strip_suffix(b"\n")?;
     let start = line.iter().rposition(|byte| *byte == b'\n')?;
@@ -170,7 +172,8 @@ fn marked(output: &[u8], mark: &str) -> Option<(usize, i64)> {
     Some((start, code))
 }
 
-/// The streams, if the shell has not ended since; what a command has left in them is thrown away.
+/// The streams, if the shell has not ended since. Output that a command has left in them is
+/// discarded.
 fn alive(mut streams: ExecStreams) -> Option<ExecStreams> {
     loop {
         match streams.output.next().now_or_never() {
@@ -184,7 +187,7 @@ fn alive(mut streams: ExecStreams) -> Option<ExecStreams> {
 fn request(nonce: &str, seconds: &str, argv: &[&str]) -> String {
     let mut request = format!("run {nonce} {seconds}");
     for word in argv {
-        // In single quotes, everything but a single quote is itself (POSIX, 2.2.2).
+        // In single quotes, every character but a single quote stands for itself (POSIX, 2.2.2).
         let quoted = word.replace('\'', r"'\''");
         let _ = write!(request, " '{quoted}'");
     }
@@ -243,7 +246,7 @@ mod tests {
             .write_all(ask("n1", &["printf", "%s", word]).as_bytes())
             .unwrap();
         assert_eq!(until("n1 0").join("\n"), word);
-        // What a command reads is not the next request.
+        // A command cannot read the next request.
         input.write_all(ask("n2", &["cat"]).as_bytes()).unwrap();
         assert_eq!(until("n2 0"), [""]);
         input
@@ -253,7 +256,7 @@ mod tests {
         let timed = request("n5", "0.100", &["sleep", "60"]);
         input.write_all(timed.as_bytes()).unwrap();
         assert_eq!(until("n5 124"), [""]);
-        // The end of the input ends the command, and the shell.
+        // The end of the input ends the command and the shell.
         let endless = request("n4", "5", &["sh", "-c", "echo started; exec sleep 60"]);
         input.write_all(endless.as_bytes()).unwrap();
         assert_eq!(until("started"), [""; 0]);

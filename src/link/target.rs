@@ -1,4 +1,4 @@
-//! Where a link leads to, and what every link needs to get there.
+//! The target of a link, and the parts that every link needs to reach it.
 
 use std::{
     sync::{
@@ -21,11 +21,11 @@ use crate::{
     systemd::signals::SignalCounter,
 };
 
-/// For how long after a container's start it is looked at without exec first: an exec before systemd
+/// For how long after a container's start it is checked without exec first: an exec before systemd
 /// has set up its cgroups can break the node's boot (kind#2409).
 const YOUNG: Duration = Duration::from_secs(5);
 
-/// One run of one container, and the engine that it is on.
+/// One run of one container, and the engine that runs it.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(super) engine: Arc<dyn ContainerEngine>,
@@ -34,21 +34,22 @@ pub(crate) struct Target {
     pub(super) container: Container,
     /// Numbers the signals of all nodes.
     pub(super) signals: SignalCounter,
-    /// Whether its systemd was seen to be up: what has started once in this run has started.
+    /// Whether systemd was seen to be up in this run. It stays true, because systemd starts once in
+    /// a run.
     pub(super) up: Arc<AtomicBool>,
 }
 
 impl Target {
-    /// Whether the container has only just been started. Whatever is not there may still come.
+    /// Whether the container has only just been started. Anything that is missing may still appear.
     pub(super) fn is_young(&self) -> bool {
         let age = |start: SystemTime| self.environment.wall().duration_since(start);
-        // A start in the future is one by a clock that differs from ours.
+        // A start in the future comes from a clock that differs from readyd's.
         let started = self.container.started_at;
         let age = started.map(|start| age(start).unwrap_or_default());
         age.is_some_and(|age| age < YOUNG)
     }
 
-    /// Gives what should take no longer than that until then, and no longer than `by`.
+    /// Waits for work until `limit` has passed, but not past `by`.
     pub(super) async fn within<T>(
         &self,
         what: &str,
@@ -58,7 +59,7 @@ impl Target {
     ) -> Result<T, LinkError> {
         let due = self.environment.now() + limit;
         tokio::select! {
-            // At the same instant, what has an answer is asked first.
+            // If the work and the limit are due at the same instant, the work's result counts.
             biased;
             done = work => done,
             () = self.environment.sleep_until(due.min(by)) => Err(LinkError::Slow {
@@ -83,13 +84,13 @@ impl Target {
             .map_err(refused)
     }
 
-    /// Its systemd was seen to be up.
+    /// Records that systemd was seen to be up.
     pub(super) fn is_up(&self) {
         self.up.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps execs out of a container whose systemd has only just started: it starts its first
-    /// process once its cgroups are made.
+    /// Keeps execs out of a container whose systemd has only just started. systemd starts its first
+    /// process only once its cgroups are made.
     pub(super) async fn settled(&self, by: Instant) -> Result<(), LinkError> {
         if self.up.load(Ordering::Relaxed) || !self.is_young() {
             return Ok(());
@@ -116,7 +117,7 @@ pub(in crate::link) mod tests {
     use crate::container::{ContainerId, Network, State};
     use crate::engine::{Exec, RunningExec};
 
-    /// An engine that nobody asks anything.
+    /// An engine that receives no calls.
     pub(in crate::link) struct Silent;
 
     #[async_trait]

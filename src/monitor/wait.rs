@@ -1,4 +1,4 @@
-//! A wait: the states of some nodes, and the one moment in which they are all ready.
+//! A wait, which follows the states of some nodes until the moment in which all of them are ready.
 //!
 //! ```text
 //! watcher ─┐
@@ -6,8 +6,8 @@
 //! watcher ─┘
 //! ```
 //!
-//! Here are what is asked and told, and the stream; the driver is a task of its own (`driver.rs`),
-//! so that a reader that is slow neither delays a verdict nor keeps watchers alive.
+//! This file contains the request, the events and the stream. The driver is a task of its own
+//! (`driver.rs`), so that a slow reader neither delays a verdict nor keeps watchers alive.
 
 use std::{
     pin::Pin,
@@ -28,21 +28,21 @@ use crate::{
     text::Reason,
 };
 
-/// What to wait for.
+/// The request for a wait.
 #[derive(Debug, Clone, Default)]
 pub struct WaitRequest {
-    /// The nodes. Without any, the wait is never ready.
+    /// The nodes to wait for. A wait without nodes is never ready.
     pub nodes: Vec<WaitTarget>,
-    /// The probes of every node, instead of its role's own; empty for the role's own. They run in
-    /// the table's order, whatever theirs is.
+    /// The probes of every node, instead of its role's own. If this is empty, each node has its
+    /// role's own. The probes run in the order of the table, whatever their order here.
     pub probes: Vec<Probe>,
-    /// When to give up; never by default.
+    /// The time limit of the wait; none by default.
     pub limit: Option<Duration>,
     /// The delay between two looks at a node; zero, the default, means [`super::POLL_INTERVAL`].
     pub poll_interval: Duration,
-    /// For how long every probe has to have stayed passed, from this wait's own first passing look.
+    /// How long every probe has to stay passed, from this wait's own first passing look.
     pub stable_for: Duration,
-    /// What a terminal node does.
+    /// The effect of a terminal node on the wait.
     pub failure_policy: FailurePolicy,
 }
 
@@ -51,60 +51,62 @@ pub struct WaitRequest {
 pub struct WaitTarget {
     /// The container's name or id.
     pub node: NodeName,
-    /// The node's role; its label's if this is none.
+    /// The node's role; `None` means the role of its label.
     pub role: Option<Role>,
 }
 
-/// What a terminal node does to a wait.
+/// The effect of a terminal node on a wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// The first one ends it.
+    /// The first terminal node ends the wait.
     #[default]
     Stop,
-    /// What would be terminal is a failure like others.
+    /// A terminal outcome counts as a failure like others.
     KeepWaiting,
 }
 
-/// Where a node is on its way.
+/// The state of a node in a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeState {
-    /// Not ready yet, for this reason.
+    /// The node is not ready yet, for this reason.
     Waiting(Reason),
-    /// Ready.
+    /// The node is ready.
     Ready,
-    /// It can no longer become ready, for this reason.
+    /// The node can no longer become ready, for this reason.
     Terminal(Reason),
 }
 
-/// The state of a node.
+/// The report of a node: its state, and the probes behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeReport {
     /// The node, as the request named it.
     pub node: NodeName,
-    /// Its role: as given, else its label's.
+    /// The node's role: the one in the request, else the one of its label.
     pub role: Option<Role>,
-    /// Where it is on its way.
+    /// The node's state.
     pub state: NodeState,
-    /// Its probes, in the order in which they run.
+    /// The node's probes, in the order in which they run.
     pub probes: Arc<[ProbeReport]>,
-    /// What made readyd look.
+    /// The reason why readyd looked at the node.
     pub trigger: Trigger,
-    /// What happened, where that was an event: the engine's word for it (`die`), or a unit's name.
+    /// The event or signal behind the trigger, if there was one: the engine's word for it (`die`),
+    /// or a unit's name.
     pub trigger_detail: Arc<str>,
-    /// How many answers the engine and the node have given, to whoever follows the node.
+    /// How many replies the engine and the node have given, counted for all waits that follow the
+    /// node together.
     pub round: u64,
-    /// When it was so.
+    /// When readyd observed this.
     pub observed: SystemTime,
 }
 
 impl NodeReport {
-    /// The probe that the state is about, which is the first that has not passed.
+    /// Returns the probe that the state is about, which is the first that has not passed.
     #[must_use]
     pub fn failing(&self) -> Option<&ProbeReport> {
         self.probes.iter().find(|report| !report.result.is_passed())
     }
 
-    /// Whether a client has to be told of the difference.
+    /// Returns whether both reports say the same to a client, so that it needs no new one.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.role == other.role
             && self.state == other.state
@@ -124,16 +126,16 @@ pub enum Verdict {
     Ready,
     /// A node can no longer become ready.
     Terminal,
-    /// The limit came first.
+    /// The time limit ended the wait.
     TimedOut,
 }
 
-/// How a wait ended, and how everything was then.
+/// The result of a wait, with the last state of each node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitResult {
     /// The verdict.
     pub verdict: Verdict,
-    /// The node, the probe and its reason; empty when ready.
+    /// The node, the probe and its reason; empty if the verdict is ready.
     pub message: String,
     /// The node that the message is about, by its place in the request.
     pub about: Option<usize>,
@@ -141,31 +143,32 @@ pub struct WaitResult {
     pub elapsed: Duration,
     /// The last state of each node, in the order of the request.
     pub nodes: Vec<Arc<NodeReport>>,
-    /// When it was so.
+    /// When the wait ended.
     pub observed: SystemTime,
 }
 
-/// What a wait tells.
+/// An event of a wait.
 #[derive(Debug, Clone)]
 pub enum WaitEvent {
-    /// The state of a node: the first, or one that differs from the one told before.
+    /// The first report of a node, or one that differs from the report before it.
     Node(Arc<NodeReport>),
-    /// How the wait ended; always the last.
+    /// The result of the wait, which is always the last event.
     Result(Arc<WaitResult>),
 }
 
-/// A wait under way, as a stream of [`WaitEvent`]. Dropping it ends it.
+/// A wait in progress, as a stream of [`WaitEvent`]. Dropping the stream ends the wait.
 pub struct Wait {
     views: WatchStream<View>,
     view: View,
     told: Vec<Option<Arc<NodeReport>>>,
-    /// Where the search for news goes on: every node has its turn before any has another.
+    /// The index at which the search for changed reports goes on: every node has its turn before
+    /// any node has another.
     turn: usize,
     over: bool,
     _task: Task,
 }
 
-/// What the driver has left for the stream.
+/// The newest reports and the result, which the driver publishes for the stream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct View {
     pub(super) nodes: Vec<Option<Arc<NodeReport>>>,
@@ -173,7 +176,7 @@ pub(super) struct View {
 }
 
 impl Wait {
-    /// The stream over what a driver leaves there; the task is the driver's.
+    /// Creates the stream over the views that a driver publishes. The task is the driver's.
     pub(super) fn new(views: watch::Receiver<View>, task: Task) -> Self {
         let view = views.borrow().clone();
         Self {
@@ -186,12 +189,13 @@ impl Wait {
         }
     }
 
-    /// The next event; `None` after the result.
+    /// Returns the next event; `None` after the result.
     pub async fn next(&mut self) -> Option<WaitEvent> {
         futures_util::StreamExt::next(self).await
     }
 
-    /// Waits for the result, whatever is told on the way; `None` only if it was told already.
+    /// Waits for the result and skips all other events. Returns `None` if the stream has already
+    /// returned the result, or if the async runtime is shutting down.
     pub async fn result(mut self) -> Option<Arc<WaitResult>> {
         while let Some(event) = self.next().await {
             if let WaitEvent::Result(result) = event {
@@ -201,8 +205,8 @@ impl Wait {
         None
     }
 
-    /// What there is to tell of the newest view: states first, so that the result comes after the
-    /// states that it was made from.
+    /// Returns the next event of the newest view. The reports of nodes come first, so that the
+    /// result comes after the states that it was made from.
     fn news(&mut self) -> Option<WaitEvent> {
         let count = self.told.len();
         for index in (self.turn..count).chain(0..self.turn) {
@@ -229,7 +233,7 @@ impl Stream for Wait {
         if self.over {
             return Poll::Ready(None);
         }
-        // The driver ends only with a result; without one, its runtime is shutting down.
+        // The driver ends only with a result. If there is none, the async runtime is shutting down.
         let mut gone = false;
         while !gone && let Poll::Ready(view) = self.views.poll_next_unpin(context) {
             match view {

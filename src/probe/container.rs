@@ -1,4 +1,4 @@
-//! `container`: it is running.
+//! The probe `container`: the container is running.
 
 use super::{Finding, Outcome, Proof};
 use crate::{
@@ -7,8 +7,9 @@ use crate::{
     text::{Detail, Reason},
 };
 
-/// The container's state decides, not its restart policy: `docker kill` leaves a container with
-/// `--restart=always` exited for good. But what a policy may start again takes a second look.
+/// Judges the container by its state, not by its restart policy: `docker kill` leaves a container
+/// with `--restart=always` exited for good. But an exited container that its policy may start again
+/// needs a second look.
 pub(crate) fn judge(node: &NodeName, container: &Container) -> Finding {
     let is = |state: &str| format!("container {node} is {state}");
     match &container.state {
@@ -35,7 +36,7 @@ pub(crate) fn judge(node: &NodeName, container: &Container) -> Finding {
     }
 }
 
-/// There is no such container.
+/// Returns the outcome of a container that does not exist.
 pub(crate) fn missing(node: &NodeName, seen: bool) -> Outcome {
     if seen {
         Outcome::terminal(format!("container {node} was removed"))
@@ -44,7 +45,8 @@ pub(crate) fn missing(node: &NodeName, seen: bool) -> Outcome {
     }
 }
 
-/// It was ended and started again, without a restart policy that would have done so.
+/// Returns the reason for a container that has ended and was started again, without a restart
+/// policy that would have done so.
 pub(crate) fn started_again(node: &NodeName) -> Reason {
     Reason::new(format!(
         "container {node} has ended, and was started again: it has no restart policy, so the run \
@@ -52,8 +54,8 @@ pub(crate) fn started_again(node: &NodeName) -> Reason {
     ))
 }
 
-/// Its label names no role: which probes it has to pass is anybody's guess, and a guess could call
-/// it ready when it is not.
+/// Returns the outcome of a container whose label is not a role. The probes that it has to pass are
+/// then unknown, and with a guess readyd could report it ready when it is not.
 pub(crate) fn bad_role(node: &NodeName, key: &str, value: &str) -> Outcome {
     Outcome::failed(format!(
         "container {node} has the label {key}={value:.64}, which is not a role: the roles are \
@@ -61,7 +63,7 @@ pub(crate) fn bad_role(node: &NodeName, key: &str, value: &str) -> Outcome {
     ))
 }
 
-/// Why a port of this node says nothing about it, where it is not the node's own.
+/// Returns why a port of this node says nothing about the node, if its network is not its own.
 pub(crate) fn shared_port(node: &NodeName, container: &Container, port: u16) -> Option<Outcome> {
     let whose = match &container.network {
         Network::Own => return None,

@@ -1,4 +1,5 @@
-//! What each probe means: pure functions from what was seen to a finding, and the table of probes.
+//! The meaning of each probe: pure functions that turn a reply into a finding, and the table of
+//! probes.
 //!
 //! ```text
 //! base          container ─▶ systemd ─▶ sshd ─▶ munge
@@ -9,8 +10,8 @@
 //! on request                                          sackd, registered
 //! ```
 //!
-//! A node's probes run in this order and stop at the first that does not pass. A new probe is a row
-//! of the table in `table.rs`, and a file here if it means something new.
+//! A node's probes run in this order and stop at the first that does not pass. A new probe needs a
+//! row in the table in `table.rs`, and a file here if its meaning is new.
 
 pub(crate) mod container;
 mod outcome;
@@ -44,22 +45,31 @@ enum Kind {
     Custom(Arc<Custom>),
 }
 
-/// How a probe comes to its finding.
+/// The kind of a probe, which decides how it gets its finding.
 #[derive(Clone, Copy)]
 pub(crate) enum ProbeKind<'a> {
-    /// As its row of the table says.
+    /// A built-in probe, with the method of its row in the table.
     Builtin(&'static Method),
-    /// By a check of the library user's own.
+    /// A check of the library user's own.
     Custom(&'a Custom),
 }
 
-/// Tells one probe from another.
+/// The identity of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ProbeKey {
     Builtin(&'static str),
-    /// A check of the library user's own, by its address in memory: two of one name need not be the
-    /// same.
+    /// A check of the library user's own, by its address in memory: two checks of the same name
+    /// need not be the same.
     Custom(usize),
+}
+
+impl fmt::Display for ProbeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin(name) => f.write_str(name),
+            Self::Custom(address) => write!(f, "custom probe {address:#x}"),
+        }
+    }
 }
 
 /// The future of a custom check.
@@ -77,30 +87,30 @@ impl Custom {
 }
 
 impl Probe {
-    /// The built-in probe of that name.
+    /// Returns the built-in probe of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let row = TABLE.into_iter().find(|row| row.name == name)?;
         Some(Self(Kind::Builtin(row)))
     }
 
-    /// The names of all built-in probes, in the order in which they run.
+    /// Returns the names of all built-in probes, in the order in which they run.
     pub fn names() -> impl Iterator<Item = &'static str> {
         TABLE.into_iter().map(|row| row.name)
     }
 
-    /// The probes of a node, in the order in which they run; of a node without a role, those that
-    /// all roles share.
+    /// Returns the probes of a node, in the order in which they run. A node without a role has the
+    /// probes that all roles share.
     #[must_use]
     pub fn of_role(role: Option<Role>) -> Vec<Self> {
         let rows = TABLE.into_iter().filter(|row| row.runs.on(role));
         rows.map(|row| Self(Kind::Builtin(row))).collect()
     }
 
-    /// A probe of your own: a name, and a check that is given the node's name.
+    /// Creates a probe of your own from a name, and from a check that gets the node's name.
     ///
-    /// It runs after the built-in ones, in the order given, once they have passed. The check limits
-    /// its own time; it is dropped when the wait ends.
+    /// The probe runs after the built-in ones, in the order given, once they have passed. The check
+    /// limits its own time, and its future is dropped when the wait ends.
     pub fn custom<F, C>(name: impl Into<String>, check: F) -> Self
     where
         F: Fn(NodeName) -> C + Send + Sync + 'static,
@@ -112,7 +122,7 @@ impl Probe {
         })))
     }
 
-    /// The probe's name.
+    /// Returns the probe's name.
     #[must_use]
     pub fn name(&self) -> &str {
         match &self.0 {
@@ -139,8 +149,8 @@ impl Probe {
         matches!(self.kind(), ProbeKind::Builtin(Method::Container))
     }
 
-    /// The names of the unit that the probe goes by, as far as it goes by one: the first name that
-    /// exists in the node counts.
+    /// Returns the names of the unit that the probe depends on, if it depends on one. The first
+    /// name that exists in the node counts.
     pub(crate) fn unit_names(&self) -> &'static [&'static str] {
         match self.kind() {
             ProbeKind::Builtin(method) => method.unit_names(),
@@ -148,19 +158,20 @@ impl Probe {
         }
     }
 
-    /// Whether the probe needs a reply of systemd's.
+    /// Returns whether the probe needs a reply of systemd.
     pub(crate) fn needs_systemd(&self) -> bool {
         let is_systemd = matches!(self.kind(), ProbeKind::Builtin(Method::Systemd));
         is_systemd || !self.unit_names().is_empty()
     }
 
-    /// Whether its answer stands for as long as the unit behind it is unchanged, as a banner does.
+    /// Returns whether the probe's reply stays valid for as long as its unit is unchanged. A banner
+    /// does.
     pub(crate) fn stands_with_its_unit(&self) -> bool {
         let answer = matches!(self.kind(), ProbeKind::Builtin(Method::Answer(..)));
         answer && !self.unit_names().is_empty()
     }
 
-    /// What is asked, in the words of a reason, while there is no reply yet.
+    /// Returns the name of the pending query, as a reason contains it while there is no reply yet.
     pub(crate) fn asks(&self) -> String {
         match self.kind() {
             ProbeKind::Builtin(Method::Container) => "the engine".to_owned(),
@@ -172,7 +183,8 @@ impl Probe {
         }
     }
 
-    /// Puts probes into the order in which they run: the table's, then custom ones as they came.
+    /// Sorts probes into the order in which they run: built-in ones in the order of the table, then
+    /// custom ones in the order given.
     pub(crate) fn sort(probes: &mut [Self]) {
         let place = |probe: &Self| {
             let row = |row: &&Row| row.name == probe.name();
@@ -188,7 +200,7 @@ impl fmt::Debug for Probe {
     }
 }
 
-/// A probe that is a daemon of the node, as a snapshot lists it.
+/// A daemon of the node that has a probe, as a snapshot lists it.
 ///
 /// Services are ordered as their probes run.
 #[derive(Clone, Copy)]
@@ -208,13 +220,13 @@ impl Service {
     /// Slurm's REST API daemon.
     pub const SLURMRESTD: Self = Self(&table::SLURMRESTD);
 
-    /// The service's name, which is its probe's name.
+    /// Returns the service's name, which is its probe's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.0.name
     }
 
-    /// The service that a role adds to those of every node; a submitter adds none.
+    /// Returns the service that a role adds to those of every node. A submitter adds none.
     #[must_use]
     pub fn of_role(role: Role) -> Option<Self> {
         let row = TABLE
@@ -223,7 +235,7 @@ impl Service {
         Some(Self(row))
     }
 
-    /// The services of a node: sshd and munge, and the one of its role.
+    /// Returns the services of a node: sshd, munge, and the one of its role.
     pub fn of_node(role: Option<Role>) -> impl Iterator<Item = Self> {
         let rows = TABLE
             .into_iter()
@@ -231,7 +243,7 @@ impl Service {
         rows.map(Self)
     }
 
-    /// The readiness probe of the service.
+    /// Returns the readiness probe of the service.
     #[must_use]
     pub fn probe(self) -> Probe {
         Probe(Kind::Builtin(self.0))

@@ -1,4 +1,4 @@
-//! What a probe found, and what had to be left open.
+//! The outcomes of probes, and the findings that need a second look.
 
 use std::time::Duration;
 
@@ -9,41 +9,44 @@ use crate::{
     unit::Unit,
 };
 
-/// What a probe found. Not having been able to look is no outcome: that is [`ProbeError`].
+/// The outcome of a probe. A probe that could not look has no outcome, but a [`ProbeError`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// What the probe asks for holds; the reason tells what is worth knowing all the same.
+    /// The condition of the probe holds. The reason, if there is one, is worth knowing all the
+    /// same.
     Passed(Option<Reason>),
-    /// It does not hold; trying again may help.
+    /// The condition does not hold, and trying again may help.
     Failed(Reason),
-    /// It does not hold; trying again cannot help.
+    /// The condition does not hold, and trying again cannot help.
     Terminal(Reason),
 }
 
 impl Outcome {
-    /// Passed, with nothing to add.
+    /// Returns a passed outcome without a reason.
     #[must_use]
     pub fn passed() -> Self {
         Self::Passed(None)
     }
 
-    /// Failed, for this reason; see [`Reason::new`] for what becomes of the text.
+    /// Returns a failed outcome with this reason. [`Reason::new`] describes how it changes the
+    /// text.
     pub fn failed(reason: impl AsRef<str>) -> Self {
         Self::Failed(Reason::new(reason))
     }
 
-    /// Terminal, for this reason; see [`Reason::new`] for what becomes of the text.
+    /// Returns a terminal outcome with this reason. [`Reason::new`] describes how it changes the
+    /// text.
     pub fn terminal(reason: impl AsRef<str>) -> Self {
         Self::Terminal(Reason::new(reason))
     }
 
-    /// Whether it is passed.
+    /// Returns whether the outcome is passed.
     #[must_use]
     pub fn is_passed(&self) -> bool {
         matches!(self, Self::Passed(_))
     }
 
-    /// The reason, if there is one.
+    /// Returns the reason, if there is one.
     #[must_use]
     pub fn reason(&self) -> Option<&Reason> {
         match self {
@@ -53,13 +56,13 @@ impl Outcome {
     }
 }
 
-/// Why a probe could not be run, which says nothing about the node.
+/// The reason why a probe could not run. It says nothing about the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ProbeError(pub Reason);
 
 impl ProbeError {
-    /// For this reason; see [`Reason::new`] for what becomes of the text.
+    /// Creates an error with this reason. [`Reason::new`] describes how it changes the text.
     pub fn new(reason: impl AsRef<str>) -> Self {
         Self(Reason::new(reason))
     }
@@ -71,32 +74,32 @@ impl From<EngineError> for ProbeError {
     }
 }
 
-/// What one look says. Some findings need a second look before they are an outcome.
+/// The finding of one look. Some findings need a second look before they become an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Nothing is left open.
+    /// The finding is an outcome already.
     Clear(Outcome),
     /// The unit is active, which proves nothing yet.
     Unproven {
-        /// What a second look has to find again.
+        /// The state that a second look has to find unchanged.
         proof: UnitProof,
-        /// For how long the node itself says that it has been so.
+        /// How long the unit has been active at least, as the node itself reports it.
         age: Option<Duration>,
-        /// What the reason is until then.
+        /// The reason until the second look.
         reason: Reason,
     },
-    /// It has failed, and is terminal if it still has at a second look.
+    /// The unit or the container has failed. This is terminal if a second look finds the same.
     Dead {
-        /// What a second look has to find again.
+        /// The state that a second look has to find unchanged.
         proof: Proof,
-        /// Why it is dead.
+        /// The reason of the failure.
         reason: Reason,
-        /// More than a line: the end of a unit's journal.
+        /// Text of more than one line: the end of a unit's journal.
         detail: Detail,
     },
 }
 
-/// What has to be equal in two looks for nothing to have happened in between.
+/// The state that is equal in two looks if nothing has happened between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// A unit in one state.
@@ -105,10 +108,10 @@ pub(crate) enum Proof {
     Run(Run),
 }
 
-/// What is equal in two looks at a unit if nothing has happened to it in between.
+/// The state of a unit that is equal in two looks if nothing has happened to the unit between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnitProof {
-    /// Its real name.
+    /// The unit's real name.
     pub(crate) unit: String,
     pub(crate) invocation: String,
     pub(crate) main_pid: u32,

@@ -1,6 +1,7 @@
-//! `registered`: the controller reports this worker up.
+//! The probe `registered`: the controller reports this worker up.
 //!
-//! slurmd can be active while the controller still calls the node `unknown*`: jobs hang then.
+//! slurmd can be active while the controller still reports the node as `unknown*`, and then jobs
+//! hang.
 
 use super::{Ask, Finding, Outcome};
 use crate::{
@@ -22,7 +23,8 @@ pub(super) const ASK: Ask = Ask {
     shortcut: None,
 };
 
-/// Reads a node's extended state (sinfo(1), NODE STATE CODES): a word, and a sign behind it.
+/// Judges a node's extended state (sinfo(1), NODE STATE CODES), which is a word with a sign behind
+/// it.
 fn judge(answer: &Answer) -> Finding {
     let Answer::Command {
         stdout,
@@ -44,8 +46,9 @@ fn judge(answer: &Answer) -> Finding {
     };
     let reported = || format!("the controller reports the node {state:.64}");
     let base = state.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-    // `*` not responding, `~` powered off, `#` powering up or configuring, `%` powering down,
-    // `^` rebooting. The others (`$` reserved, `@` and `!` pending, `-` planned) are up.
+    // A node with one of these signs is not up: `*` not responding, `~` powered off, `#` powering
+    // up or configuring, `%` powering down, `^` rebooting. A node with another sign (`$` reserved,
+    // `@` and `!` pending, `-` planned) is up.
     if state[base.len()..].contains(['*', '~', '#', '%', '^']) {
         return Finding::failed(reported());
     }

@@ -1,7 +1,7 @@
-//! `slurmctld`: this node's slurmctld answers RPCs.
+//! The probe `slurmctld`: this node's slurmctld answers RPCs.
 //!
-//! An active unit is not enough, since slurmctld is active long before it serves; and another
-//! controller's answer is not enough, though `scontrol ping` exits with 0 for it.
+//! An active unit is not enough, since slurmctld is active long before it serves. The reply of
+//! another controller is not enough either, although `scontrol ping` exits with 0 for it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) const ASK: Ask = Ask {
         name: "scontrol ping",
     }),
     judge,
-    // It is the answer that counts, whoever started the daemon.
+    // The reply counts even if no unit of the node started the daemon.
     alone: true,
     shortcut: Some(Shortcut {
         name: "readyz",
@@ -35,14 +35,14 @@ pub(super) const ASK: Ask = Ask {
     }),
 };
 
-/// slurm.conf(5)'s default of `SlurmctldPort`.
+/// The default of `SlurmctldPort` (slurm.conf(5)).
 const PORT: u16 = 6817;
 
-/// slurmctld of Slurm 25.11 and later says on its own port whether it serves RPCs: it answers 204 if
-/// it does, and keeps who asks waiting, or answers 500, while it does not. A backup that stands by
-/// answers 500, too, though it serves what a backup has to. There, where something else comes, and
-/// where nothing listens (an older one, TLS, another port in slurm.conf, or one that has only just
-/// started), `scontrol ping` has to answer.
+/// Judges the reply to `/readyz`. slurmctld of Slurm 25.11 and later reports on its own port
+/// whether it serves RPCs. It answers 204 while it serves; otherwise it delays its reply or answers
+/// 500. A backup that stands by answers 500, too, although it does all that a backup has to do.
+/// After a 500, after any other reply, and where nothing listens (an older slurmctld, TLS, another
+/// port in slurm.conf, or a slurmctld that has only just started), `scontrol ping` has to answer.
 fn judge_readyz(answer: &Answer) -> Understood {
     let sent = match answer {
         Answer::Greeting(sent, GreetingEnd::Found) => sent,
@@ -62,8 +62,8 @@ fn judge_readyz(answer: &Answer) -> Understood {
     }
 }
 
-/// Reads lines such as `Slurmctld(primary) at controller is UP`: a line for each controller of
-/// slurm.conf.
+/// Judges lines such as `Slurmctld(primary) at controller is UP`. There is one for each controller
+/// of slurm.conf.
 fn judge(answer: &Answer) -> Finding {
     let Answer::Command {
         stdout,
@@ -105,14 +105,15 @@ fn judge(answer: &Answer) -> Finding {
     }
 }
 
-/// The host and the state of a line.
+/// Returns the host and the state of a line.
 fn controller(line: &str) -> Option<(&str, &str)> {
     let rest = line.trim().strip_prefix("Slurmctld(")?;
     let (_, rest) = rest.split_once(") at ")?;
     rest.rsplit_once(" is ")
 }
 
-/// Slurm names a controller by its short host name or its full one, whichever slurm.conf has.
+/// Compares a controller's name with the node's host name. Slurm names a controller by its short
+/// host name or by its full one, as slurm.conf does.
 fn same_host(configured: &str, host: &str) -> bool {
     let short = |name: &str| {
         name.split('.')
@@ -181,10 +182,11 @@ mod tests {
         let found = |sent: &str| judged(sent, GreetingEnd::Found);
         let served = Understood::Yes(Finding::passed());
         assert_eq!(found("HTTP/1.1 204 No Content\r"), served);
-        // It starts, or stands by.
+        // slurmctld is starting, or it is a backup that stands by.
         let error = found("HTTP/1.1 500 Internal Server Error\r");
         assert_eq!(error, Understood::Perhaps);
-        // No such path, no HTTP, nothing at all: another question has to be asked.
+        // If the path is unknown, the reply is not HTTP or there is no reply, another query has to
+        // follow.
         for sent in [
             "HTTP/1.1 404 Not Found",
             "HTTP/",
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(judged("", GreetingEnd::Closed), Understood::No);
         let refused = Answer::Closed("refused".to_owned());
         assert_eq!(judge_readyz(&refused), Understood::No);
-        // It keeps who asks waiting until it serves.
+        // slurmctld delays its reply until it serves.
         assert_eq!(judged("", GreetingEnd::TimedOut), Understood::Perhaps);
         assert_eq!(
             judged("HTTP/1.1 204", GreetingEnd::TimedOut),

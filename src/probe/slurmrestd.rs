@@ -1,9 +1,9 @@
-//! `slurmrestd`: its port accepts, beside its unit being active.
+//! The probe `slurmrestd`: the unit is active, and its port accepts connections.
 
 use super::{Ask, Finding};
 use crate::question::{Answer, Expects, PortQuestion, Question};
 
-/// slurmrestd(8)'s default port.
+/// The default port (slurmrestd(8)).
 const PORT: u16 = 6820;
 
 pub(super) const ASK: Ask = Ask {

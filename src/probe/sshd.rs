@@ -1,11 +1,11 @@
-//! `sshd`: port 22 answers with the banner of the SSH protocol.
+//! The probe `sshd`: port 22 answers with the banner of the SSH protocol.
 
 use std::time::Duration;
 
 use super::{Ask, Finding};
 use crate::question::{Answer, Expects, GreetingEnd, PortQuestion, Question};
 
-/// What an identification string starts with (RFC 4253, section 4.2). Other lines may come before.
+/// The start of an identification string (RFC 4253, section 4.2). Other lines may come before it.
 const PREFIX: &str = "SSH-";
 
 pub(super) const ASK: Ask = Ask {

@@ -1,10 +1,11 @@
-//! `systemd`: the node has finished booting.
+//! The probe `systemd`: the node has finished booting.
 
 use super::Outcome;
 use crate::{text::Reason, unit::SystemdState};
 
-/// Running or degraded, systemctl(1)'s words for a boot that is over. Degraded means that units have
-/// failed, which is expected of Slurm's as long as they are not configured; they are named.
+/// Passes a systemd that is running or degraded, which are systemctl(1)'s words for a boot that is
+/// over. Degraded means that units have failed. This is expected of Slurm's units as long as they
+/// are not configured. The reason names the failed units.
 pub(crate) fn judge(look: &SystemdState) -> Outcome {
     match look.system.as_str() {
         "running" => Outcome::passed(),

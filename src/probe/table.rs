@@ -1,6 +1,6 @@
-//! The table of probes: a row for each, in the order in which they run.
+//! The table of probes: one row per probe, in the order in which they run.
 //!
-//! The known names, a role's probes, a node's services and the order all come from here.
+//! The known names, a role's probes, a node's services and the order all come from this table.
 
 use super::{Finding, registered, slurmctld, slurmrestd, sshd};
 use crate::{
@@ -8,25 +8,25 @@ use crate::{
     question::{Answer, PortQuestion, Question},
 };
 
-/// A probe that readyd brings along.
+/// A built-in probe.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// On which nodes it runs unless a request names its probes.
+    /// The nodes on which the probe runs unless a request names its probes.
     pub(crate) runs: Runs,
-    /// Whether a snapshot lists it as a service.
+    /// Whether a snapshot lists the probe as a service.
     pub(crate) is_service: bool,
     pub(crate) method: Method,
 }
 
-/// On which nodes a probe runs unless a request names its probes.
+/// The nodes on which a probe runs unless a request names its probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Runs {
-    /// On every node.
+    /// The probe runs on every node.
     Everywhere,
-    /// On nodes of that role.
+    /// The probe runs on nodes of that role.
     OnRole(Role),
-    /// On none.
+    /// The probe runs on no node.
     OnRequest,
 }
 
@@ -40,18 +40,18 @@ impl Runs {
     }
 }
 
-/// How a built-in probe comes to its finding.
+/// How a built-in probe gets its finding.
 #[derive(Debug)]
 pub(crate) enum Method {
-    /// The container's state.
+    /// The probe judges the container's state.
     Container,
-    /// The state of the node's systemd.
+    /// The probe judges the state of the node's systemd.
     Systemd,
-    /// A unit is active. The names are tried in order, the first that exists counts.
+    /// A unit has to be active. The names are tried in order, and the first that exists counts.
     Unit(&'static [&'static str]),
-    /// The unit is active, and a question is answered well.
+    /// A unit has to be active, and the reply to a question has to pass.
     UnitAndAnswer(&'static [&'static str], Ask),
-    /// A question is answered well; a snapshot looks at the unit instead.
+    /// The reply to a question has to pass. A snapshot looks at the unit instead.
     Answer(&'static [&'static str], Ask),
 }
 
@@ -64,14 +64,14 @@ impl Method {
     }
 }
 
-/// A question, and what its answers mean.
+/// A question, and the function that judges its answers.
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) question: Question,
     pub(crate) judge: fn(&Answer) -> Finding,
     /// Whether an answer counts on a node that has no such unit.
     pub(crate) alone: bool,
-    /// A cheaper question that stands in for it, on nodes that understand it.
+    /// A cheaper question that replaces this one on nodes that understand it.
     pub(crate) shortcut: Option<Shortcut>,
 }
 
@@ -83,18 +83,19 @@ pub(crate) struct Shortcut {
     pub(crate) judge: fn(&Answer) -> Understood,
 }
 
-/// What an answer says of a question that not every node understands.
+/// Whether a node understands a question that not every node understands.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Understood {
-    /// It is understood, and this is the finding.
+    /// The node understands the question, and this is the finding.
     Yes(Finding),
-    /// There was no answer: it may be understood, and be too early or too busy.
+    /// The node may understand the question: it did not reply in time or replied with an error,
+    /// because it is not ready yet or too busy.
     Perhaps,
-    /// It is not.
+    /// The node does not understand the question.
     No,
 }
 
-/// A daemon whose unit is all that is looked at.
+/// Makes the row of a daemon whose probe looks at its unit only.
 const fn unit(name: &'static str, runs: Runs, units: &'static [&'static str]) -> Row {
     Row {
         name,

@@ -1,9 +1,10 @@
-//! `munge`, `slurmd`, `slurmdbd`, `sackd`: the unit is active.
+//! The probes `munge`, `slurmd`, `slurmdbd` and `sackd`: the unit is active.
 
 use super::{Finding, Outcome, Proof, UnitProof};
 use crate::unit::{SystemdState, Unit};
 
-/// The first of these names that is a unit of the node; the first of all if none is.
+/// Returns the unit of the first name that exists in the node, or the unit of the first name if
+/// none exists.
 pub(crate) fn find<'a>(look: &'a SystemdState, names: &[&str]) -> Option<&'a Unit> {
     let unit = |name: &&str| look.units.get(*name);
     let exists = |name: &&&str| unit(name).is_some_and(Unit::exists);
@@ -14,7 +15,8 @@ pub(crate) fn find<'a>(look: &'a SystemdState, names: &[&str]) -> Option<&'a Uni
         .and_then(unit)
 }
 
-/// Active passes, at once if the unit tells when it is up. Failed is terminal, once confirmed.
+/// Judges a unit. An active unit passes, at once if its type reports when the daemon is up. A
+/// failed unit is terminal once a second look has confirmed it.
 pub(crate) fn judge(unit: &Unit) -> Finding {
     let reason = unit.describe();
     let proof = || UnitProof::of(unit);

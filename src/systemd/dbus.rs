@@ -1,9 +1,10 @@
-//! systemd asked over D-Bus (org.freedesktop.systemd1(5)), through whatever stream leads to the
+//! Queries systemd over D-Bus (org.freedesktop.systemd1(5)), through any stream that leads to the
 //! node's system bus.
 //!
-//! Any number of units is one call, which tells their states. What else a finding may need (the
-//! type, the main process, when it became so) is asked of the few units that it is needed of. Whoever
-//! follows a node subscribes to changes first, and looks then.
+//! One call returns the states of any number of units. Other properties that a finding may need
+//! (the type, the main process, the time of the last change) are queried only for the few units
+//! that need them. A caller that follows a node subscribes to changes first, and queries the state
+//! then.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -29,7 +30,7 @@ use crate::{
     unit::{SystemdState, Unit, UnitQuestion},
 };
 
-/// The most failed units that a look names.
+/// The maximum number of failed units in a reply.
 const FAILED_UNITS: usize = 5;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -41,19 +42,19 @@ const ROOT: &str = "/org/freedesktop/systemd1";
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
 
-/// Why systemd gave no answer over D-Bus.
+/// The reason why systemd gave no reply over D-Bus.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum DbusError {
     /// The connection is gone.
     #[error("the D-Bus connection to the node broke: {0}")]
     Broken(String),
-    /// The bus does not let us in.
+    /// The bus does not let readyd in.
     #[error("the node's D-Bus does not let readyd in: {0}")]
     Refused(String),
-    /// The bus or systemd answered with an error: systemd is not on the bus yet, say.
+    /// The bus or systemd replied with an error: systemd is not on the bus yet, say.
     #[error("systemd does not answer over D-Bus: {0}")]
     Said(String),
-    /// The answer is none.
+    /// The reply makes no sense.
     #[error("the node's D-Bus makes no sense: {0}")]
     Garbled(String),
 }
@@ -63,18 +64,19 @@ pub(crate) enum DbusError {
 pub(crate) struct Bus {
     connection: Connection,
     listeners: Arc<Listeners>,
-    /// The units whose changes come, once systemd as a whole is listened to.
+    /// The units whose changes this connection is subscribed to; `None` until it is subscribed to
+    /// systemd as a whole.
     heard: Mutex<Option<BTreeSet<String>>>,
-    /// The paths of units, by the names that were asked for.
+    /// The paths of units, by the names in the query.
     paths: Mutex<HashMap<String, String>>,
 }
 
-/// What all units have, and the last signal that was heard before it was told.
+/// The properties that all units have, and the number of the last signal before the reply.
 type Properties = (HashMap<String, OwnedVariant>, u64);
 
-/// What a unit's monotonic timestamps are held against: the clock that they were taken from, read
-/// before the look that they came with. Whatever is reckoned from it is older, never younger, than
-/// it seems.
+/// The time that a unit's monotonic timestamps are compared with. It comes from the same clock and
+/// is read before the query that returns the timestamps, so that a unit is older, never younger,
+/// than it seems.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MonotonicNow(pub(crate) Duration);
 
@@ -110,9 +112,10 @@ impl Bus {
         self.connection.is_closed()
     }
 
-    /// What systemd says. Failed units come without their journal, which no D-Bus call tells.
+    /// Queries systemd. Failed units come without their journal, which no D-Bus call returns.
     ///
-    /// Whoever wants to hear of changes is told of each that comes after what this look saw.
+    /// The listener, if there is one, receives a signal for each change after the state in this
+    /// reply.
     pub(crate) async fn look(
         &self,
         question: &UnitQuestion,
@@ -125,8 +128,7 @@ impl Bus {
         let asked = question.units.iter().map(|unit| (*unit).to_owned());
         let mut told = self.listen(listener, asked.collect()).await?;
         let mut look = self.look_once(question, now).await?;
-        // Changes are told by a unit's real name, which another one that was asked for may stand
-        // for.
+        // Signals carry a unit's real name, and the name in the question may be an alias.
         let names: Vec<_> = look.units.values().map(|unit| unit.id.clone()).collect();
         if told && !self.hears(&names).await {
             told = self.listen(listener, names).await?;
@@ -144,8 +146,8 @@ impl Bus {
         heard.is_some_and(|heard| units.iter().all(|unit| heard.contains(unit)))
     }
 
-    /// Lets changes of these units, and of systemd as a whole, be told; false if the node has none of
-    /// it.
+    /// Subscribes to changes of these units and of systemd as a whole. Returns false if the node
+    /// refuses.
     async fn listen(&self, listener: &Arc<Inbox>, units: Vec<String>) -> Result<bool, DbusError> {
         self.listeners.add(listener);
         let mut heard = self.heard.lock().await;
@@ -165,7 +167,7 @@ impl Bus {
             self.call_at::<()>(BUS, BUS_PATH, BUS, "AddMatch", &(rule,))
                 .await
         }));
-        // systemd tells nothing to nobody: somebody has to have subscribed.
+        // systemd sends no signals until a client has subscribed.
         let subscribed = async {
             if !first {
                 return Ok(());
@@ -174,7 +176,7 @@ impl Bus {
         };
         match try_join(matched, subscribed).await {
             Ok(_) => {}
-            // Too many rules, say. Then it has to be asked again and again.
+            // There are too many rules, say. The state has to be polled then.
             Err(DbusError::Said(_)) => return Ok(false),
             Err(error) => return Err(error),
         }
@@ -187,7 +189,8 @@ impl Bus {
         question: &UnitQuestion,
         now: Option<MonotonicNow>,
     ) -> Result<SystemdState, DbusError> {
-        // Who looks again knows by which paths: the details come with the states then.
+        // For a repeated query, the paths are known, so the details are queried along with the
+        // states.
         let paths = &self.paths.lock().await.clone();
         let known = question.proofs.iter().filter_map(|name| paths.get(*name));
         let early = self.all_properties(known.cloned().collect());
@@ -204,7 +207,8 @@ impl Bus {
         }
         let units = question.units.iter().zip(rows).map(|(name, row)| {
             let proof = question.proofs.contains(name);
-            // An alias and its unit have one path: the second is asked for once more.
+            // An alias and its unit have one path, so the details of the second are queried once
+            // more.
             let early = early.remove(row.6.as_str());
             async move {
                 if proof && !paths.contains_key(*name) {
@@ -223,7 +227,7 @@ impl Bus {
         };
         let (units, failed_units) = join(try_join_all(units), failed).await;
         let units = units?;
-        // The look knows of what all of its parts know of.
+        // The reply includes a signal only if all of its parts include it.
         let heard = units.iter().map(|(_, (_, heard))| *heard).min();
         let units = units.into_iter().map(|(name, (unit, _))| (name, unit));
         Ok(SystemdState {
@@ -231,7 +235,7 @@ impl Bus {
             failed_units: failed_units?,
             system,
             subscribed: false,
-            // Of no units, nothing is missed.
+            // A reply about no units misses no signal.
             last_signal: heard.unwrap_or(u64::MAX),
         })
     }
@@ -257,8 +261,8 @@ impl Bus {
         Ok(names.take(FAILED_UNITS).collect())
     }
 
-    /// The unit of a row, and the last signal that was heard before it was told. One that is active
-    /// needs no second question, unless its proof is wanted.
+    /// The unit of a row, and the number of the last signal before the reply. An active unit needs
+    /// no second query, unless its proof is wanted.
     async fn unit(
         &self,
         row: Row,
@@ -282,7 +286,7 @@ impl Bus {
         self.detailed(unit, &path, early, now).await
     }
 
-    /// The unit with everything else that findings go by.
+    /// The unit with all other properties that findings need.
     async fn detailed(
         &self,
         unit: Unit,
@@ -290,8 +294,8 @@ impl Bus {
         early: Option<Properties>,
         now: Option<MonotonicNow>,
     ) -> Result<(Unit, u64), DbusError> {
-        // Asked for in this order, and answered in it: a process that is newer than the state makes
-        // the unit younger than it is, never older.
+        // The calls are made and answered in this order. If the process is newer than the state,
+        // the unit then seems younger than it is, never older.
         let all = async {
             match early {
                 Some(early) => Ok(early),
@@ -314,7 +318,7 @@ impl Bus {
         let since = Duration::from_micros(entered.max(service.started));
         let condition_tried = stamp("ConditionTimestampMonotonic").unwrap_or(0) != 0;
         let condition_met = of("ConditionResult").and_then(|met| bool::try_from(met).ok());
-        // Everything that the row has said is said here once more, and newer.
+        // This reply repeats everything that the row has, and is newer.
         let job = of("Job")
             .and_then(|job| <(u32, OwnedObjectPath)>::try_from(job.try_clone().ok()?).ok());
         let mut unit = Unit {
@@ -335,16 +339,17 @@ impl Bus {
             journal: unit.journal,
         };
         if unit.is_active() && unit.tells() {
-            // It is not always asked for: see `service`. Its invocation tells one start from another.
+            // The process is not always queried: see `service`. The invocation id tells one start
+            // from another.
             (unit.main_pid, unit.exec_pid) = (0, 0);
         }
         Ok((unit, heard))
     }
 
-    /// What only services have; nothing of another unit.
+    /// The properties that only services have; empty for another unit.
     ///
-    /// Of one that is active, and whose type tells that it is up, nothing more is gone by; and a type
-    /// stays the same until unit files are read anew.
+    /// For an active service whose type proves that it is up, findings need nothing but the type.
+    /// The type stays the same until unit files are reloaded.
     async fn service(&self, unit: &Unit, path: &str) -> Result<Service, DbusError> {
         if !unit.id.ends_with(".service") {
             return Ok(Service::default());
@@ -384,7 +389,7 @@ impl Bus {
         })
     }
 
-    /// What the units at these paths have, as far as it is told.
+    /// The properties of the units at these paths, without the units whose query fails.
     fn all_properties(&self, paths: Vec<String>) -> BoxFuture<'_, HashMap<String, Properties>> {
         let of_one = |path: String| async move {
             let properties = self.properties(&path).await.ok()?;
@@ -394,7 +399,7 @@ impl Bus {
         Box::pin(all.map(|all| all.into_iter().flatten().collect()))
     }
 
-    /// What all units have, and the last signal that was heard before it was told.
+    /// The properties that all units have, and the number of the last signal before the reply.
     async fn properties(&self, path: &str) -> Result<Properties, DbusError> {
         self.call_at(SYSTEMD, path, PROPERTIES, "GetAll", &(UNIT,))
             .await
@@ -418,7 +423,7 @@ impl Bus {
         Ok(called.await?.0)
     }
 
-    /// Calls, and tells besides the last signal that was heard before the answer.
+    /// Makes a call, and also returns the number of the last signal before the reply.
     async fn call_at<T>(
         &self,
         service: &str,
@@ -442,18 +447,18 @@ impl Bus {
     }
 }
 
-/// What only services have.
+/// The properties that only services have.
 #[derive(Debug, Default)]
 struct Service {
     kind: String,
     result: String,
     main_pid: u32,
     exec_pid: u32,
-    /// When its main process started, in microseconds.
+    /// When the main process started, in microseconds.
     started: u64,
 }
 
-/// A word of the node's, clean, and no longer than a unit's name may be (systemd.unit(5)).
+/// A word from the node, cleaned, and no longer than a unit's name may be (systemd.unit(5)).
 fn word(said: &str) -> String {
     let mut word = clean(said, false);
     truncate(&mut word, 255);
@@ -472,7 +477,7 @@ fn pid(value: &OwnedVariant) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
 
-/// An `ay`, such as an invocation id, as systemctl prints it.
+/// Formats an `ay`, such as an invocation id, as systemctl prints it.
 fn hex(value: &OwnedVariant) -> String {
     let bytes = value
         .try_clone()

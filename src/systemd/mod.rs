@@ -1,4 +1,4 @@
-//! systemd: how it is asked, and what its answers say.
+//! systemd: the queries to it, and the meaning of its replies.
 
 pub(crate) mod dbus;
 pub(crate) mod signals;

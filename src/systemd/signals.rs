@@ -1,8 +1,9 @@
-//! What systemd tells unasked (org.freedesktop.systemd1(5), "Signals"), and who is told of it.
+//! Signals that systemd sends (org.freedesktop.systemd1(5), "Signals"), and the inboxes that
+//! receive them.
 //!
-//! Signals are taken off the stream as they arrive, and put into the inboxes of those who follow the
-//! node: that something has changed, never what. Nothing is queued here, so that no storm of signals
-//! fills anything or delays a reply behind it.
+//! Signals are taken off the stream as they arrive, and put into the inboxes of the node's
+//! followers. An inbox learns that something has changed, but not the new state. Nothing is queued
+//! here, so that no storm of signals fills anything or delays a reply behind it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,8 +24,9 @@ use crate::{
 const MANAGER: &str = "/org/freedesktop/systemd1";
 const UNITS: &str = "/org/freedesktop/systemd1/unit/";
 
-/// What systemd as a whole tells: that the boot is over, that unit files are read anew (true and
-/// false), and how a job ended; only those that leave a unit failed make a system degraded.
+/// The rules for signals of systemd as a whole: the boot is over, unit files are reloaded (true at
+/// the start, false at the end), and a job has ended. Only those job results are matched that leave
+/// a unit failed, because only these make a system degraded.
 pub(super) const MANAGER_RULES: [&str; 5] = [
     "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
      interface='org.freedesktop.systemd1.Manager',member='StartupFinished'",
@@ -38,8 +40,8 @@ pub(super) const MANAGER_RULES: [&str; 5] = [
      interface='org.freedesktop.systemd1.Manager',member='JobRemoved',arg3='dependency'",
 ];
 
-/// The rule for the changes of a unit. Each change is told for the unit and once more for what only
-/// its type has; one of the two will do.
+/// The rule for the changes of a unit. systemd signals each change for the unit and once more for
+/// the properties that only its type has; one of the two signals is enough.
 pub(super) fn unit_rule(unit: &str) -> String {
     format!(
         "type='signal',sender='org.freedesktop.systemd1',path='{UNITS}{}',\
@@ -49,8 +51,8 @@ pub(super) fn unit_rule(unit: &str) -> String {
     )
 }
 
-/// Numbers signals, over all connections that share it: which of two came first can be told also where
-/// a connection was made anew in between. A clone shares it.
+/// Numbers signals over all connections that share it, so that the order of two signals is known
+/// even if a connection was made anew in between. A clone shares the counter.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SignalCounter(Arc<AtomicU64>);
 
@@ -66,17 +68,18 @@ impl SignalCounter {
     }
 }
 
-/// How many units' last words are kept, and how long they may be.
+/// For how many units the last signal is cached, and the maximum length of a cached signal.
 const WORDS: (usize, usize) = (64, 8 * 1024);
 
-/// Those who are told of what comes over one connection.
+/// The inboxes that receive the signals of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     counter: SignalCounter,
     inboxes: Mutex<Vec<Weak<Inbox>>>,
-    /// What was told of each unit last.
+    /// The body of each unit's last signal.
     words: Mutex<HashMap<String, Vec<u8>>>,
-    /// The last answers, by the number of their question, and what had been heard before each.
+    /// The last replies: the serial number of the call, and the number of the last signal before
+    /// the reply.
     answers: Mutex<VecDeque<(u32, u64)>>,
     kinds: Mutex<Kinds>,
 }
@@ -85,15 +88,15 @@ pub(crate) struct Listeners {
 #[derive(Debug, Default)]
 struct Kinds {
     of: HashMap<String, String>,
-    /// The number of the last signal before the files were read.
+    /// The number that was counted when `Reloading` arrived last.
     read: u64,
 }
 
-/// How many answers are remembered: more than there are questions on their way.
+/// How many replies are remembered: more than there are queries in flight.
 const ANSWERS: usize = 256;
 
 impl Listeners {
-    /// Nobody listens yet. Signals are numbered by that counter.
+    /// Starts without inboxes. The counter numbers the signals.
     pub(crate) fn new(counter: SignalCounter) -> Self {
         Self {
             counter,
@@ -101,7 +104,7 @@ impl Listeners {
         }
     }
 
-    /// Puts what comes from now on into this inbox, too, for as long as somebody holds it.
+    /// Adds an inbox, which also receives later signals for as long as somebody holds it.
     pub(super) fn add(&self, inbox: &Arc<Inbox>) {
         let mut listeners = self.lock();
         listeners.retain(|listener| listener.strong_count() > 0);
@@ -113,7 +116,7 @@ impl Listeners {
         }
     }
 
-    /// Takes a message that has come.
+    /// Handles a message that has arrived.
     pub(super) fn hear(&self, message: &Message) {
         let header = message.header();
         match (message.message_type(), header.reply_serial()) {
@@ -141,11 +144,12 @@ impl Listeners {
         }
     }
 
-    /// Whether a unit is told of in other words than before.
+    /// Whether a unit's signal differs from the last one.
     ///
-    /// To ask for a unit that is not loaded loads it for a moment, and each time systemd tells of the
-    /// units that it depends on, though they are as they were: looking must not be a reason to look.
-    /// What is told has the state, its timestamps and the job, so that no change hides in equal words.
+    /// A query for a unit that is not loaded loads it for a moment, and each time systemd sends
+    /// signals for the units that it depends on, although they have not changed. A query must not
+    /// cause the next query. A signal has the state, its timestamps and the job, so no change hides
+    /// in an equal signal.
     fn is_news(&self, unit: &str, said: &[u8]) -> bool {
         let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         if words.get(unit).is_some_and(|before| before == said) {
@@ -168,8 +172,9 @@ impl Listeners {
         answers.push_back((serial, self.counter.last()));
     }
 
-    /// The number of the last signal that came before this answer. What comes from one sender comes in
-    /// order (D-Bus specification, "Message Ordering"): the answer knows of it.
+    /// The number of the last signal that arrived before this reply. Messages from one sender
+    /// arrive in order (D-Bus specification, "Message Ordering"), so the reply includes that
+    /// change.
     pub(super) fn heard_before(&self, answer: &Message) -> u64 {
         let header = answer.header();
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,12 +184,12 @@ impl Listeners {
         found.map_or(0, |(_, heard)| *heard)
     }
 
-    /// The type of a unit, where changes of the unit files are told.
+    /// The cached type of a unit, if changes of the unit files are subscribed to.
     pub(super) fn kind(&self, unit: &str) -> Option<String> {
         self.kinds().of.get(unit).cloned()
     }
 
-    /// Keeps the type of a unit, as an answer told it that came behind this signal.
+    /// Caches the type of a unit, from a reply that arrived after the signal `heard`.
     pub(super) fn keep_kind(&self, unit: &str, kind: &str, heard: u64) {
         let listened_to = !self.lock().is_empty();
         let mut kinds = self.kinds();
@@ -197,7 +202,7 @@ impl Listeners {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing more will come.
+    /// Reports to the inboxes that no more signals will arrive.
     pub(super) fn lost(&self) {
         self.tell(Inbox::signals_lost);
     }
@@ -213,8 +218,8 @@ impl Listeners {
     }
 }
 
-/// A unit's name as the last part of its path: letters stay, and digits but the first; of all else
-/// the byte in hexadecimal (systemd's `bus_label_escape`).
+/// Escapes a unit's name as the last part of its path. Letters stay, and digits but the first;
+/// every other byte is written in hexadecimal (systemd's `bus_label_escape`).
 fn escape(unit: &str) -> String {
     use std::fmt::Write as _;
     let mut label = String::new();
@@ -331,7 +336,7 @@ mod tests {
         assert!(tell("b", "active"));
         assert!(tell("a", "failed"));
         assert!(tell("a", "active"));
-        // What is too long to be kept is news each time.
+        // A signal that is too long to be cached counts as news each time.
         let long = "x".repeat(WORDS.1 + 1);
         assert!(tell("a", &long) && tell("a", &long));
         assert!(tell("a", "active"));

@@ -1,8 +1,8 @@
 //! A D-Bus connection over any stream of bytes, bounded against a peer that may be hostile.
 //!
-//! zbus reads messages of up to 128 MiB, and allots them before they have come; systemd's answers
-//! have a few kilobytes. And it takes a handshake's first line as it comes. Both are checked here
-//! before zbus sees them. File descriptors are neither asked for nor taken.
+//! zbus reads messages of up to 128 MiB, and allocates them before they have arrived; systemd's
+//! replies have a few kilobytes. zbus also takes a handshake's first line without a check. Both are
+//! checked here before zbus sees them. File descriptors are neither requested nor accepted.
 
 use std::{
     fmt, io,
@@ -26,26 +26,28 @@ use zbus::{
 
 use super::signals::Listeners;
 
-/// The longest message that is read. What is made of it may take sixty times as much memory: a
-/// variant of a byte array has one for each byte.
+/// The longest message that is read, in bytes. The parsed message may take sixty times as much
+/// memory: a variant of a byte array has a variant for each byte.
 pub(crate) const MESSAGE_CAP: usize = 128 * 1024;
 
-/// How much is read between two messages of ours: a peer that talks and talks is not listened to.
+/// How many bytes are read between two messages from readyd. A peer that never stops sending is cut
+/// off.
 const UNASKED_CAP: usize = 8 * MESSAGE_CAP;
 
-/// The longest line that a peer may answer the handshake with: `OK` and 32 hexadecimal digits.
+/// The longest line that a peer may send in reply to the handshake: `OK` and 32 hexadecimal digits.
 const LINE_CAP: usize = 256;
 
-/// The part of a message that says how long it is (D-Bus specification, "Message Format").
+/// The length of the part of a message that gives its length (D-Bus specification, "Message
+/// Format").
 const HEADER: usize = 16;
 
 /// The two directions of a stream.
 pub(crate) struct ByteStream {
     pub(crate) read: Pin<Box<dyn AsyncRead + Send>>,
     pub(crate) write: Pin<Box<dyn AsyncWrite + Send>>,
-    /// How the peer is told who asks.
+    /// How readyd identifies itself to the peer.
     pub(crate) auth: AuthMechanism,
-    /// Who is told of signals.
+    /// The inboxes that receive signals.
     pub(crate) listeners: Arc<Listeners>,
 }
 
@@ -56,7 +58,7 @@ impl Socket for ByteStream {
     fn split(self) -> Split<Reader, Writer> {
         let unasked = Arc::new(AtomicUsize::new(0));
         let bytes = Bytes {
-            // A lock that is never contended: it makes the stream Sync, which zbus asks for.
+            // This lock is never contended. It makes the stream `Sync`, which zbus requires.
             stream: Mutex::new(self.read),
             line: Some(0),
             unasked: Arc::clone(&unasked),
@@ -74,7 +76,7 @@ impl Socket for ByteStream {
     }
 }
 
-/// Reads messages, none longer than [`MESSAGE_CAP`]; whoever listens is told of signals.
+/// Reads messages, none longer than [`MESSAGE_CAP`], and passes signals to the listeners.
 #[derive(Debug)]
 pub(crate) struct Reader {
     bytes: Bytes,
@@ -122,7 +124,7 @@ impl ReadHalf for Reader {
         let message = self.message(seq, received, fds).await;
         match &message {
             Ok(message) => self.listeners.hear(message),
-            // zbus reads no further.
+            // zbus reads no further after an error.
             Err(_) => self.listeners.lost(),
         }
         message
@@ -140,9 +142,9 @@ impl ReadHalf for Reader {
 /// The stream itself.
 struct Bytes {
     stream: Mutex<Pin<Box<dyn AsyncRead + Send>>>,
-    /// How long the handshake's only line is so far; none once it has ended.
+    /// The length of the handshake's only line so far; `None` once the line has ended.
     line: Option<usize>,
-    /// How much has been read since we last wrote.
+    /// How many bytes have been read since readyd last wrote.
     unasked: Arc<AtomicUsize>,
     auth: AuthMechanism,
 }
@@ -158,7 +160,7 @@ impl ReadHalf for Bytes {
         if let Some(before) = self.line {
             let end = buffer[..read].iter().position(|byte| *byte == b'\n');
             let length = before + end.unwrap_or(read);
-            // zbus itself trips over a line that is empty.
+            // zbus itself fails on an empty line.
             if length > LINE_CAP || (end.is_some() && length == 0) {
                 return Err(invalid("the handshake is none"));
             }
@@ -217,7 +219,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The length of the message that starts so; none if nothing starts so.
+/// The length of the message with this header; `None` if this is no header.
 fn message_length(header: &[u8]) -> Option<u64> {
     let number = |at: usize| {
         let bytes = header.get(at..at + 4)?.try_into().ok()?;
@@ -268,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_message_is_refused_before_anything_is_allotted_for_it() {
-        // 100 MiB of body, as its header says; it never comes.
+        // The header announces a body of 100 MiB, which never arrives.
         let bytes: &[u8] = b"l\x02\x00\x01\x00\x00\x40\x06\x01\x00\x00\x00\x00\x00\x00\x00";
         let error = reader(bytes, None)
             .receive_message(1, &mut Vec::new(), &mut Vec::new())

@@ -1,5 +1,5 @@
-//! systemd asked by its own program: one script for everything that a look needs, and the reading
-//! of what it prints.
+//! Queries systemd by its own program, systemctl: one script for a whole query, and the parser of
+//! its output.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,14 +11,16 @@ use crate::{
     unit::{SystemdState, Unit},
 };
 
-/// The most failed units that a look names.
+/// The maximum number of failed units in a reply.
 const FAILED_UNITS: usize = 5;
 
-/// The end of a unit's journal, as a function of the shell's: of a unit, and its main process.
+/// A shell function that prints the end of a unit's journal. Its arguments are the unit and its
+/// main process.
 ///
-/// That is what the unit said and what systemd said of it, and besides what its main process said:
-/// of a process that dies at once, journald may learn no more than its number. And journald is made
-/// to read what was sent to it before: it takes systemd's own words first.
+/// It prints the messages of the unit, systemd's messages about the unit, and also the messages of
+/// the main process: for a process that dies at once, journald may learn no more than its number.
+/// journald is first made to read the messages that were sent to it before, because it takes
+/// systemd's own messages first.
 macro_rules! journal_function {
     () => {
         r#"
@@ -37,17 +39,17 @@ tail_of() {
 /// Prints the end of the journal of the unit that its arguments name, by id and process.
 pub(crate) const JOURNAL: &str = concat!(journal_function!(), r#"tail_of "$@""#);
 
-/// Prints how long the node's machine is up, and when the processes of its arguments started, to
-/// reckon ages from; see [`clock`]. The uptime comes first, as in [`SCRIPT`].
+/// Prints the uptime of the node's machine, and when the processes in its arguments started, so
+/// that ages can be reckoned; see [`clock`]. The uptime comes first, as in [`SCRIPT`].
 pub(crate) const CLOCK: &str = r#"
 IFS=' ' read -r up _ </proc/uptime && echo "uptime $up"
 for pid; do { IFS= read -r stat <"/proc/$pid/stat" && echo "stat $stat"; } 2>/dev/null; done
 "#;
 
-/// Prints the system's state, the units named as arguments, and the journal's end of those that have
-/// failed if the first argument says so. Each line starts with what it is.
+/// Prints the system's state, the units that its arguments name, and the end of the journal of
+/// those that have failed if the first argument is `yes`. Each line starts with its kind.
 ///
-/// The uptime comes first: whatever is reckoned from it is then older, never younger, than it seems.
+/// The uptime comes first, so that a unit is older, never younger, than it seems.
 pub(crate) const SCRIPT: &str = concat!(
     journal_function!(),
     r#"
@@ -78,9 +80,10 @@ end() {
 "#
 );
 
-/// Reads what the script printed for these units.
+/// Parses the script's output for these units.
 ///
-/// Whatever is not understood makes an error that quotes it: a node may print anything.
+/// If a unit is missing, the error quotes the first line that was not understood: a node may print
+/// anything.
 pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, String> {
     let mut uptime = None;
     let mut system = None;
@@ -147,7 +150,7 @@ struct Block {
 }
 
 impl Block {
-    /// Takes a `Key=Value`; false if it is none.
+    /// Takes a `Key=Value`. Returns false if the line is none.
     fn property(&mut self, line: &str) -> bool {
         let Some((key, value)) = line.split_once('=') else {
             return false;
@@ -185,12 +188,12 @@ impl Block {
     }
 }
 
-/// For how long a unit has been active under a process, by the uptime and the process's start in
-/// hundredths of a second.
+/// For how long a unit has been active under a process, reckoned from the uptime and the process's
+/// start in hundredths of a second.
 ///
-/// Two clocks have to agree. The unit's is `CLOCK_MONOTONIC`, which stands still while the host sleeps,
-/// where uptime does not: it alone could seem older than it is. The process's start is counted as
-/// uptime is, but is not the unit's own.
+/// Two clocks have to agree. The unit's clock is `CLOCK_MONOTONIC`, which stands still while the
+/// host sleeps, but uptime does not: by the unit's clock alone, the unit could seem older than it
+/// is. The process's start is counted as uptime is, but is not the unit's own.
 pub(crate) fn age(uptime: u64, since: Duration, process_start: u64) -> Option<Duration> {
     let entered = u64::try_from(since.as_micros()).ok()?.div_ceil(10_000);
     let unit = uptime.checked_sub(entered)?;
@@ -198,7 +201,7 @@ pub(crate) fn age(uptime: u64, since: Duration, process_start: u64) -> Option<Du
     Some(Duration::from_millis(10 * unit.min(process)))
 }
 
-/// Reads what [`CLOCK`] printed: the uptime, and the start of each process by its number, in
+/// Parses the output of [`CLOCK`]: the uptime, and the start of each process by its number, in
 /// hundredths of a second.
 pub(crate) fn clock(output: &str) -> Option<(u64, HashMap<u32, u64>)> {
     let mut uptime = None;
@@ -229,8 +232,9 @@ fn centiseconds(uptime: &str) -> Option<u64> {
         .checked_add(hundredths)
 }
 
-/// The start time in /proc/PID/stat (proc(5), field 22), in clock ticks: hundredths of a second for
-/// every program on Linux. The fields are counted from behind the name, which may hold anything.
+/// The start time in /proc/PID/stat (proc(5), field 22), in clock ticks, which are hundredths of a
+/// second for every program on Linux. The fields are counted from behind the name, which may
+/// contain anything.
 fn start_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -314,7 +318,8 @@ unit ";
 
     #[test]
     fn a_host_that_slept_makes_no_unit_look_old() {
-        // The monotonic clock says 3 s, uptime 1000 s more; the process started 0.1 s ago.
+        // The monotonic clock is at 3 s and the uptime 1000 s further; the process started 0.1 s
+        // ago.
         let output = "uptime 1003.10\nunit Id=a\nunit ActiveEnterTimestampMonotonic=3000000\n\
             stat 4 (a) S 1 1 1 0 1 1 1 0 0 0 0 0 0 0 20 0 1 0 100300 1 1\nunit \n";
         let look = parse(output, &["a"]).unwrap();

@@ -1,60 +1,48 @@
 //! The task that follows one node for all its clients. It takes inputs and executes commands; what
-//! follows from the one and leads to the other is decided in `state.rs` and `evaluate.rs`.
+//! follows from the one and leads to the other is decided in `handle.rs`, `evaluate.rs` and `plan.rs`.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
-    clients::{Clients, SetId},
-    context::Context,
+    clients::Clients,
+    context::{Context, NodeKey},
     feed::Subscription,
+    plan::Plan,
+    probe_set::SetId,
     publish::StatusPublisher,
-    registry::{Key, Registry},
-    schedule::QUERY_LIMIT,
-    session::NodeSession,
-    span::Span,
-    state::{Command, Input, NodeState, Plan},
+    queries::Queries,
+    state::{Command, Input, NodeState},
 };
 use crate::environment::after;
 
-/// A query in flight, which gives an input.
-type Query = BoxFuture<'static, Input>;
+/// Lets the node go, unless somebody has come for it; true if it did.
+pub(super) type Release = Box<dyn Fn() -> bool + Send>;
 
 /// Follows one node.
 pub(super) struct NodeActor {
     // What it works with.
     context: Arc<Context>,
-    registry: Weak<Registry>,
-    key: Key,
     clients: Arc<Clients>,
     events: Subscription,
     linger: Duration,
+    release: Release,
 
-    // What it decides by, and where that goes.
+    // What it decides by, where that goes, and what is asked.
     state: NodeState,
     publishers: BTreeMap<SetId, StatusPublisher>,
-
-    // What it executes.
-    session: Option<Arc<NodeSession>>,
-    inspection: Option<Query>,
-    systemd: Option<Query>,
-    probes: FuturesUnordered<Query>,
+    queries: Queries,
 }
 
 impl NodeActor {
     pub(super) fn new(
         context: Arc<Context>,
-        registry: Weak<Registry>,
-        key: Key,
+        key: NodeKey,
         clients: Arc<Clients>,
         events: Subscription,
         linger: Duration,
+        release: Release,
     ) -> Self {
         let environment = &context.environment;
         let state = NodeState::new(
@@ -64,19 +52,16 @@ impl NodeActor {
             environment.seed(),
             environment.now(),
         );
+        let queries = Queries::new(Arc::clone(&context), key, Arc::clone(&clients.inbox));
         Self {
             context,
-            registry,
-            key,
             clients,
             events,
             linger,
+            release,
             state,
             publishers: BTreeMap::new(),
-            session: None,
-            inspection: None,
-            systemd: None,
-            probes: FuturesUnordered::new(),
+            queries,
         }
     }
 
@@ -101,9 +86,7 @@ impl NodeActor {
             };
             tokio::select! {
                 biased;
-                input = next(&mut self.inspection) => self.handle(input),
-                input = next(&mut self.systemd) => self.handle(input),
-                Some(input) = self.probes.next(), if !self.probes.is_empty() => self.handle(input),
+                input = self.queries.next() => self.handle(input),
                 () = self.clients.inbox.arrived() => {}
                 () = timer => {}
             }
@@ -115,30 +98,35 @@ impl NodeActor {
     }
 
     fn handle(&mut self, input: Input) {
-        tracing::debug!(?input);
+        tracing::debug!(%input, "input");
         self.state.handle(input, self.now());
     }
 
     fn take_inbox(&mut self) {
-        let now = self.now();
         let live = Input::EventsLive(self.events.is_live());
-        self.state.handle(live, now);
+        self.state.handle(live, self.now());
         let pending = self.clients.inbox.take();
         if pending.clients {
-            let wanted = self.clients.wanted();
-            let mut before = std::mem::take(&mut self.publishers);
-            for set in &wanted {
-                let new = || StatusPublisher::new(set.channel.clone());
-                let publisher = before.remove(&set.id).unwrap_or_else(new);
-                self.publishers.insert(set.id, publisher);
-            }
-            tracing::debug!(sets = wanted.len(), "clients have come or gone");
-            self.state.handle(Input::Wanted(wanted), now);
+            self.follow_clients();
         }
-        if pending.cause.is_some() || pending.container.is_some() || pending.systemd {
-            tracing::debug!(?pending, "inbox");
+        if pending.is_empty() {
+            // Its number still counts.
+            self.state.handle(Input::Inbox(pending), self.now());
+        } else {
+            self.handle(Input::Inbox(pending));
         }
-        self.state.handle(Input::Inbox(pending), now);
+    }
+
+    /// Publishes for each set that is wanted now.
+    fn follow_clients(&mut self) {
+        let wanted = self.clients.wanted();
+        let mut before = std::mem::take(&mut self.publishers);
+        for set in &wanted {
+            let new = || StatusPublisher::new(set.channel.clone());
+            let publisher = before.remove(&set.id).unwrap_or_else(new);
+            self.publishers.insert(set.id, publisher);
+        }
+        self.handle(Input::Wanted(wanted));
     }
 
     /// Evaluates, publishes, and executes what follows; tells when to do so again.
@@ -155,65 +143,31 @@ impl NodeActor {
             }
         }
         for command in commands {
-            tracing::debug!(?command);
+            tracing::debug!(%command, "command");
             self.execute(command, now);
         }
         wake
     }
 
     fn execute(&mut self, command: Command, now: Instant) {
-        let by = now + QUERY_LIMIT;
         match command {
-            Command::EndSession => self.end_session(),
-            Command::StartSession(container) => {
-                let Key { identity, node } = self.key.clone();
-                let context = Arc::clone(&self.context);
-                let session = NodeSession::new(context, identity, node, container);
-                self.session = Some(Arc::new(session));
-            }
-            Command::RenewLink => self.session.iter().for_each(|session| session.renew_link()),
+            Command::EndSession => self.queries.end_session(),
+            Command::StartSession(container) => self.queries.start_session(container),
+            Command::RenewLink => self.queries.renew_link(),
             Command::DistrustEvents => self.events.distrust(),
-            Command::Inspect => {
-                let context = Arc::clone(&self.context);
-                let Key { identity, node } = self.key.clone();
-                self.inspection = Some(Box::pin(async move {
-                    let inspected = context.container(&identity, &node, by).await;
-                    Input::Inspected(inspected, Span::new(now, context.environment.now()))
-                }));
-            }
-            Command::QuerySystemd(question) => {
-                let inbox = Arc::clone(&self.clients.inbox);
-                self.systemd = self.session.clone().map(|session| -> Query {
-                    Box::pin(async move {
-                        Input::Systemd(session.systemd(&question, Some(&inbox), by).await)
-                    })
-                });
-            }
+            Command::Inspect => self.queries.inspect(now),
+            Command::QuerySystemd(question) => self.queries.query_systemd(question, now),
             Command::QueryProbe(probe, query, unit) => {
-                self.probes
-                    .extend(self.session.clone().map(|session| -> Query {
-                        Box::pin(async move {
-                            let reply = session.probe(&probe, unit.as_ref(), by).await;
-                            Input::Probe(probe.key(), query, reply)
-                        })
-                    }));
+                self.queries.query_probe(probe, query, unit, now);
             }
         }
-    }
-
-    fn end_session(&mut self) {
-        self.session = None;
-        self.systemd = None;
-        self.probes = FuturesUnordered::new();
     }
 
     /// Stays for a while after the last client, and asks the node nothing; true if nobody came.
     async fn linger(&mut self) -> bool {
         let environment = self.context.environment.clone();
-        self.inspection = None;
-        self.systemd = None;
-        self.probes = FuturesUnordered::new();
-        self.state.handle(Input::Idle, environment.now());
+        self.queries.cancel();
+        self.handle(Input::Idle);
         let end = after(environment.now(), self.linger);
         loop {
             tokio::select! {
@@ -224,22 +178,9 @@ impl NodeActor {
             if !self.clients.is_empty() {
                 return false;
             }
-            if environment.now() >= end {
-                let registry = self.registry.upgrade();
-                if registry.is_none_or(|registry| registry.remove(&self.key, &self.clients)) {
-                    return true;
-                }
+            if environment.now() >= end && (self.release)() {
+                return true;
             }
         }
     }
-}
-
-/// Completes with the input of a query; never, if none is in flight.
-async fn next(query: &mut Option<Query>) -> Input {
-    let Some(in_flight) = query else {
-        return std::future::pending().await;
-    };
-    let input = in_flight.await;
-    *query = None;
-    input
 }

@@ -11,7 +11,7 @@
 use tokio::time::Instant;
 
 use super::{
-    publish::Cause,
+    cause::Cause,
     schedule::{STANDS, retry},
     span::Span,
 };

@@ -9,105 +9,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::publish::NodeStatus;
-use crate::{
-    environment::Environment,
-    inbox::Inbox,
-    node::Role,
-    probe::{Probe, ProbeKey, Service},
+use super::{
+    probe_set::{ProbeSet, SetId},
+    status::NodeStatus,
 };
-
-/// The probes that somebody wants of a node, and how they are run.
-#[derive(Debug, Clone)]
-pub(crate) struct ProbeSet {
-    /// The role, where the client gave one; the label's otherwise.
-    pub(crate) role: Option<Role>,
-    probes: Selection,
-    pub(crate) mode: Mode,
-}
-
-#[derive(Debug, Clone)]
-enum Selection {
-    /// Those of the node's role.
-    OfRole,
-    /// Container, systemd and each of the node's services.
-    Services,
-    Named(Vec<Probe>),
-}
-
-/// How probes are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Again and again, up to the first that has not passed; what has passed is confirmed.
-    Wait,
-    /// Once; what has failed gets the second look that makes it terminal.
-    Check,
-    /// Once, all of them, by their units alone where that is possible.
-    Snapshot,
-}
-
-impl ProbeSet {
-    /// What a wait wants: the role's own probes, or these.
-    pub(crate) fn wait(role: Option<Role>, mut probes: Vec<Probe>) -> Self {
-        Probe::sort(&mut probes);
-        let probes = if probes.is_empty() {
-            Selection::OfRole
-        } else {
-            Selection::Named(probes)
-        };
-        let mode = Mode::Wait;
-        Self { role, probes, mode }
-    }
-
-    /// One probe.
-    pub(crate) fn check(role: Option<Role>, probe: Probe) -> Self {
-        let (probes, mode) = (Selection::Named(vec![probe]), Mode::Check);
-        Self { role, probes, mode }
-    }
-
-    /// Container, systemd and each of the node's services.
-    pub(crate) fn snapshot(role: Option<Role>) -> Self {
-        let (probes, mode) = (Selection::Services, Mode::Snapshot);
-        Self { role, probes, mode }
-    }
-
-    /// The probes to run on a node of that role, in their order.
-    pub(super) fn probes(&self, role: Option<Role>) -> Vec<Probe> {
-        match &self.probes {
-            Selection::OfRole => Probe::of_role(role),
-            Selection::Named(probes) => probes.clone(),
-            Selection::Services => {
-                let engine = ["container", "systemd"]
-                    .into_iter()
-                    .filter_map(Probe::named);
-                engine
-                    .chain(Service::of_node(role).map(Service::probe))
-                    .collect()
-            }
-        }
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        let keys = |probes: &[Probe]| probes.iter().map(Probe::key).collect::<Vec<ProbeKey>>();
-        let same_probes = match (&self.probes, &other.probes) {
-            (Selection::OfRole, Selection::OfRole) | (Selection::Services, Selection::Services) => {
-                true
-            }
-            (Selection::Named(a), Selection::Named(b)) => keys(a) == keys(b),
-            _ => false,
-        };
-        self.role == other.role && self.mode == other.mode && same_probes
-    }
-}
-
-/// Tells one probe set of a node from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SetId(u64);
-
-impl SetId {
-    /// The only set of a node that is looked at once.
-    pub(super) const ONLY: Self = Self(0);
-}
+use crate::{environment::Environment, inbox::Inbox};
 
 /// A probe set, as the node's actor sees it.
 #[derive(Debug, Clone)]
@@ -169,7 +75,8 @@ impl Clients {
             .shared
             .iter()
             .find(|(_, set)| set.probes.is_same(&probes));
-        let id = same.map_or(SetId(sets.next), |(id, _)| *id);
+        let same = same.map(|(id, _)| *id);
+        let id = same.unwrap_or(SetId::new(sets.next));
         let set = sets.shared.entry(id).or_insert_with(|| {
             let status = NodeStatus::unanswered(&probes, environment);
             SharedSet {
@@ -180,7 +87,9 @@ impl Clients {
         });
         *set.intervals.entry(interval).or_default() += 1;
         let receiver = set.channel.subscribe();
-        sets.next = sets.next.max(id.0 + 1);
+        if same.is_none() {
+            sets.next += 1;
+        }
         drop(sets);
         self.inbox.clients_changed();
         self.inbox.refresh();
@@ -254,17 +163,12 @@ impl Drop for ClientGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::Outcome;
+    use crate::{node::Role, probe::Probe};
 
     const MS: Duration = Duration::from_millis(1);
 
     fn probe(name: &str) -> Probe {
         Probe::named(name).unwrap()
-    }
-
-    fn names(set: &ProbeSet, role: Option<Role>) -> Vec<String> {
-        let probes = set.probes(role);
-        probes.iter().map(|probe| probe.name().to_owned()).collect()
     }
 
     fn join(clients: &Arc<Clients>, set: ProbeSet, interval: Duration) -> ClientGuard {
@@ -306,15 +210,6 @@ mod tests {
     }
 
     #[test]
-    fn custom_probes_of_one_name_are_not_the_same() {
-        let own = || Probe::custom("own", |_| async { Ok(Outcome::passed()) });
-        let (a, b) = (own(), own());
-        let set = |probe: &Probe| ProbeSet::wait(None, vec![probe.clone()]);
-        assert!(set(&a).is_same(&set(&a)));
-        assert!(!set(&a).is_same(&set(&b)));
-    }
-
-    #[test]
     fn a_client_that_joins_has_everything_asked_for_once_more() {
         let clients = Arc::new(Clients::new());
         let guard = join(&clients, ProbeSet::wait(None, vec![]), MS);
@@ -335,24 +230,5 @@ mod tests {
         drop(first);
         let _second = join(&clients, set(), MS);
         assert_ne!(clients.wanted()[0].id, id);
-    }
-
-    #[test]
-    fn each_purpose_has_its_probes() {
-        let worker = Some(Role::Worker);
-        assert_eq!(
-            names(&ProbeSet::wait(None, vec![]), worker),
-            ["container", "systemd", "sshd", "munge", "slurmd"]
-        );
-        assert_eq!(
-            names(&ProbeSet::snapshot(None), worker),
-            ["container", "systemd", "sshd", "munge", "slurmd"]
-        );
-        assert_eq!(
-            names(&ProbeSet::check(None, probe("munge")), worker),
-            ["munge"]
-        );
-        let named = ProbeSet::wait(None, vec![probe("slurmd"), probe("container")]);
-        assert_eq!(names(&named, None), ["container", "slurmd"]);
     }
 }

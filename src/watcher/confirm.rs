@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    clients::Mode,
+    probe_set::Mode,
     schedule::{PROVEN, RUN_CONFIRMED, UNIT_CONFIRMED},
     span::Span,
 };

@@ -12,6 +12,13 @@ use crate::{
     node::{Identity, LabelKeys, NodeName, Visibility},
 };
 
+/// Whom to follow: what one identity sees of a node, another may not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct NodeKey {
+    pub(super) identity: Identity,
+    pub(super) node: NodeName,
+}
+
 /// What all nodes share.
 pub(crate) struct Context {
     pub(crate) engine: Arc<dyn ContainerEngine>,

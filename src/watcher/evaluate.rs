@@ -10,84 +10,23 @@ use tokio::time::Instant;
 
 use super::{
     cached::{Cached, Freshness},
-    clients::{Mode, ProbeSet, SetId},
+    evaluation::{Evaluation, Needs, Progress, Subject},
     interpret::{Found, Replies, Source, Step, next_step},
-    publish::BlockedBy,
-    report_builder::{EvaluatedProbe, ReportBuilder},
-    schedule::{FRESH, RESYNC, banner_interval, earlier},
+    probe_set::{Mode, ProbeSet, SetId},
+    report_builder::ReportBuilder,
+    schedule::{FRESH, earlier},
     session::{ENGINE, SystemdReply},
     span::Span,
     state::{Answer, NodeState},
+    status::{BlockedBy, blocked_by},
 };
 use crate::{
-    container::{Container, State},
-    environment::after,
+    container::Container,
     node::{Role, RoleLabel},
-    probe::{Method, Outcome, Probe, ProbeError, ProbeKey, ProbeKind, container},
+    probe::{Outcome, Probe, ProbeError, ProbeKey, container},
     report::ProbeResult,
     text::{Detail, Reason},
 };
-
-/// What an evaluation comes to.
-#[derive(Debug)]
-pub(crate) struct Evaluation {
-    pub(super) progress: Progress,
-    pub(crate) role: Option<Role>,
-    /// A report for every probe of the set.
-    pub(crate) reports: Vec<EvaluatedProbe>,
-    /// Since when the set has passed; none if it has not.
-    pub(super) passed_since: Option<Instant>,
-    /// What keeps the node from being ready.
-    pub(super) blocked_by: Option<BlockedBy>,
-    pub(super) needs: Needs,
-    /// No reply that this was made of was asked for earlier than then, but a banner that stands.
-    pub(super) started: Instant,
-    /// The worst of what it was made of.
-    pub(super) freshness: Freshness,
-    /// Whether there is no such container.
-    pub(super) is_absent: bool,
-    /// Whether the container was there at the last inspection.
-    pub(super) is_present: bool,
-    /// From when on a second look settles what is open.
-    pub(crate) confirm_at: Option<Instant>,
-}
-
-/// How far a set has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Nobody has looked at the container yet.
-    NotLooked,
-    /// A probe has not replied yet.
-    Open,
-    /// A probe has not passed.
-    Blocked,
-    /// Every probe has passed; that it is so at one moment has to be confirmed.
-    Confirming,
-    /// Every probe has passed.
-    Passed,
-}
-
-/// What has to be asked.
-#[derive(Debug, Default)]
-pub(super) struct Needs {
-    pub(super) container: bool,
-    pub(super) systemd: bool,
-    pub(super) probes: Vec<Probe>,
-    /// What counts, and is wanted once more all the same.
-    pub(super) refresh: Vec<Subject>,
-    /// When something will have to be asked for again.
-    pub(super) due: Vec<(Subject, Instant)>,
-    /// When an evaluation will come to something else though nothing arrives.
-    pub(super) wake: Option<Instant>,
-}
-
-/// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Subject {
-    Container,
-    Systemd,
-    Probe(ProbeKey),
-}
 
 /// What the container itself is to its probes.
 enum Standing {
@@ -383,52 +322,17 @@ impl<'a> Evaluator<'a> {
             }
         }
         if probe.needs_systemd() {
-            let due = self.systemd_due(probe, !passes);
+            let due = self.state.systemd_due(probe, !passes);
             self.needs.due.push((Subject::Systemd, due));
         }
         if let Some(answer) = answer
-            && let Some(due) = self.answer_due(answer, !passes, stands_with_unit)
+            && let Some(due) = self.state.answer_due(answer, !passes, stands_with_unit)
         {
             self.needs.due.push((Subject::Probe(probe.key()), due));
         }
         let took = found.span.took();
         let result = ProbeResult::Looked(found.outcome);
         Some((result, found.detail, found.via, took))
-    }
-
-    /// When systemd has to be asked again for a probe though nothing is signalled.
-    fn systemd_due(&self, probe: &Probe, stops: bool) -> Instant {
-        let systemd = &self.state.systemd;
-        let answered = systemd.span().answered;
-        let retry = || self.state.retry_at(systemd);
-        match systemd.value().map(|reply| &reply.result) {
-            Some(Ok(state)) if state.subscribed => {
-                let is_systemd = matches!(probe.kind(), ProbeKind::Builtin(Method::Systemd));
-                // The end of a boot is signalled; how else the state changes is not.
-                let boots = matches!(state.system.as_str(), "starting" | "initializing");
-                if stops && is_systemd && !boots {
-                    retry()
-                } else {
-                    answered + RESYNC
-                }
-            }
-            _ if stops => retry(),
-            _ => after(answered, self.state.poll()),
-        }
-    }
-
-    /// When a probe's own query has to be run again.
-    fn answer_due(&self, answer: &Answer, stops: bool, stands_with_unit: bool) -> Option<Instant> {
-        let answered = answer.cached.span().answered;
-        let poll = self.state.poll();
-        let systemd = self.state.systemd.value();
-        let subscribed = systemd.is_some_and(SystemdReply::is_subscribed);
-        match (stops, stands_with_unit) {
-            (true, _) => Some(self.state.retry_at(&answer.cached)),
-            (false, true) if subscribed => None,
-            (false, true) => Some(after(answered, banner_interval(poll))),
-            (false, false) => Some(after(answered, poll)),
-        }
     }
 
     fn conclude(mut self) -> Evaluation {
@@ -512,7 +416,7 @@ impl<'a> Evaluator<'a> {
                 probe,
                 reason: Reason::new("it is looked at once more"),
             }),
-            _ => super::publish::blocked_by(&reports),
+            _ => blocked_by(&reports),
         };
         Evaluation {
             progress,
@@ -533,31 +437,4 @@ impl<'a> Evaluator<'a> {
 /// Whether a reply that has passed has been asked for once more for too long to be taken for granted.
 fn no_longer_stands<T>(cached: &Cached<T>, passed: bool, now: Instant) -> bool {
     passed && cached.stands_until().is_some_and(|until| now >= until)
-}
-
-impl NodeState {
-    /// When the container has to be inspected again though no event tells of it.
-    fn container_due(&self) -> Instant {
-        let span = self.container.span();
-        let container = match self.container.value() {
-            Some(Ok(Some(container))) => Some(container),
-            _ => None,
-        };
-        let runs = container.is_some_and(|container| container.state == State::Running);
-        let due = match (self.container_events_live(), runs) {
-            (true, _) => span.answered + RESYNC,
-            (false, true) => after(span.answered, self.poll()),
-            (false, false) => self.retry_at(&self.container),
-        };
-        let confirmed = container.and_then(|container| {
-            let finding = container::judge(&self.node, container);
-            self.confirmations
-                .judge(finding, span, Mode::Wait)
-                .confirm_at
-        });
-        let back = container.and_then(|container| self.engine_return(container));
-        let comes = |at: &Instant| span.asked < *at;
-        let soonest = earlier(back.filter(comes), confirmed.filter(comes));
-        soonest.map_or(due, |soonest| due.min(soonest))
-    }
 }

@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::{
-    clients::Mode,
     confirm::{Confirmations, Confirmed},
+    probe_set::Mode,
     session::{ENGINE, ProbeReply, QueryError, SystemdReply},
     span::Span,
 };

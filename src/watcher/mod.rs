@@ -15,14 +15,16 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `actor` | takes inputs, executes commands; no decision |
+//! | `actor`, `queries` | takes inputs, executes commands; no decision |
 //! | `state` | what is known of one node, what is in flight |
-//! | `cached` | a reply, and whether it still counts |
-//! | `evaluate`, `interpret` | from the state to reports, and what they still need |
+//! | `handle` | what follows from an input |
+//! | `evaluate`, `interpret`, `evaluation` | from the state to reports, and what they still need |
+//! | `plan`, `due` | what is asked next, and when |
+//! | `cached`, `span`, `cause` | a reply, whether it still counts, and what it was asked for |
 //! | `confirm` | what needs a second look; where findings become outcomes |
-//! | `schedule` | every constant of time, and what is asked when |
-//! | `clients` | who waits, for which probes |
-//! | `publish`, `report_builder` | what is told, and what of it is news |
+//! | `schedule` | every constant of time, each with its reason |
+//! | `clients`, `probe_set` | who waits, for which probes |
+//! | `publish`, `status`, `report_builder` | what is told, and what of it is news |
 //! | `session` | one run of a node's container: queries, and what it means to have no reply |
 //! | `one_shot` | one look at a node, by the same evaluation |
 //! | `feed` | the engine's events, one subscription for all nodes |
@@ -32,29 +34,37 @@
 
 mod actor;
 mod cached;
+mod cause;
 mod clients;
 mod confirm;
 mod context;
+mod due;
 mod evaluate;
+mod evaluation;
 mod feed;
+mod handle;
 mod interpret;
 mod one_shot;
+mod plan;
+mod probe_set;
 mod publish;
+mod queries;
 mod registry;
 mod report_builder;
 mod schedule;
 mod session;
 mod span;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use cached::Freshness;
-pub(crate) use clients::ProbeSet;
 pub(crate) use context::Context;
-pub(crate) use evaluate::Evaluation;
+pub(crate) use evaluation::Evaluation;
 pub(crate) use one_shot::OneShot;
-pub(crate) use publish::{NodeStatus, SeenRun};
+pub(crate) use probe_set::ProbeSet;
 pub(crate) use registry::{Watcher, Watchers};
 pub(crate) use report_builder::EvaluatedProbe;
 pub(crate) use span::Span;
+pub(crate) use status::{NodeStatus, SeenRun};

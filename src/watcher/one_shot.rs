@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    clients::{Mode, ProbeSet, SetId},
     context::Context,
-    evaluate::{Evaluation, evaluate},
+    evaluate::evaluate,
+    evaluation::Evaluation,
+    probe_set::{Mode, ProbeSet, SetId},
     report_builder::EvaluatedProbe,
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,

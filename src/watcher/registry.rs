@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{
-    actor::NodeActor,
+    actor::{NodeActor, Release},
     cached::Freshness,
-    clients::{ClientGuard, Clients, ProbeSet},
-    context::Context,
+    clients::{ClientGuard, Clients},
+    context::{Context, NodeKey},
     feed::{Feed, is_about},
-    publish::NodeStatus,
+    probe_set::ProbeSet,
+    status::NodeStatus,
 };
 use crate::{
     environment::Task,
@@ -26,22 +27,15 @@ use crate::{
     node::{Identity, NodeName},
 };
 
-/// Whom to follow: what one identity sees of a node, another may not.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) identity: Identity,
-    pub(super) node: NodeName,
-}
-
 /// All nodes that are followed. A clone shares them.
 #[derive(Clone)]
 pub(crate) struct Watchers(Arc<Registry>);
 
-pub(super) struct Registry {
+struct Registry {
     context: Arc<Context>,
     feed: Feed,
     linger: Duration,
-    nodes: Mutex<HashMap<Key, Entry>>,
+    nodes: Mutex<HashMap<NodeKey, Entry>>,
 }
 
 struct Entry {
@@ -84,7 +78,7 @@ impl Watchers {
         interval: Duration,
     ) -> Watcher {
         let registry = &self.0;
-        let key = Key {
+        let key = NodeKey {
             identity: identity.clone(),
             node: node.clone(),
         };
@@ -105,7 +99,7 @@ impl Watchers {
 }
 
 impl Registry {
-    fn start(self: &Arc<Self>, key: Key) -> Entry {
+    fn start(self: &Arc<Self>, key: NodeKey) -> Entry {
         let clients = Arc::new(Clients::new());
         let events = self
             .feed
@@ -113,11 +107,11 @@ impl Registry {
         let span = tracing::debug_span!("node", node = %key.node);
         let actor = NodeActor::new(
             Arc::clone(&self.context),
-            Arc::downgrade(self),
             key.clone(),
             Arc::clone(&clients),
             events,
             self.linger,
+            self.release(&key, &clients),
         );
         let run = {
             let (registry, clients) = (Arc::downgrade(self), Arc::clone(&clients));
@@ -139,8 +133,18 @@ impl Registry {
         }
     }
 
+    /// Lets an actor end by itself, without keeping the registry.
+    fn release(self: &Arc<Self>, key: &NodeKey, clients: &Arc<Clients>) -> Release {
+        let (registry, key) = (Arc::downgrade(self), key.clone());
+        let clients = Arc::clone(clients);
+        Box::new(move || {
+            let registry = registry.upgrade();
+            registry.is_none_or(|registry| registry.remove(&key, &clients))
+        })
+    }
+
     /// Lets a node go, unless somebody has come for it.
-    pub(super) fn remove(&self, key: &Key, clients: &Arc<Clients>) -> bool {
+    fn remove(&self, key: &NodeKey, clients: &Arc<Clients>) -> bool {
         let mut nodes = self.nodes();
         if !clients.is_empty() {
             return false;
@@ -151,18 +155,18 @@ impl Registry {
     }
 
     /// Lets a node go whose actor has ended: whoever comes next begins anew.
-    fn forget(&self, key: &Key, clients: &Arc<Clients>) {
+    fn forget(&self, key: &NodeKey, clients: &Arc<Clients>) {
         take_out(&mut self.nodes(), key, clients);
     }
 
-    fn nodes(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeKey, Entry>> {
         // A std lock: it is never held across an await.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes out these clients' entry, unless it is another's by now.
-fn take_out(nodes: &mut HashMap<Key, Entry>, key: &Key, clients: &Arc<Clients>) {
+fn take_out(nodes: &mut HashMap<NodeKey, Entry>, key: &NodeKey, clients: &Arc<Clients>) {
     let is_theirs = |entry: &Entry| Arc::ptr_eq(&entry.clients, clients);
     if nodes.get(key).is_some_and(is_theirs) {
         nodes.remove(key);

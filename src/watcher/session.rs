@@ -13,9 +13,9 @@ use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::{
-    clients::Mode,
     confirm::Confirmations,
     context::Context,
+    probe_set::Mode,
     schedule::{ENGINE_LAG, STILL_RUNNING},
     span::Span,
 };

@@ -1,4 +1,4 @@
-"""Calls through the generated stubs, and what came back in a form that is easy to assert on."""
+"""Calls through the generated stubs, with replies in a form that is easy to assert on."""
 
 import time
 
@@ -8,7 +8,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from readyd.v1 import readyd_pb2 as pb
 
-# A bound on calls that say nothing of time themselves: a hang has to fail, not to hang.
+# The time limit of calls that set none themselves: a hang has to make the test fail.
 PATIENCE = 30
 
 
@@ -23,7 +23,7 @@ def outcome(report):
 
 
 def outcomes(probes):
-    """The outcomes of reports, by probe, in their order."""
+    """Returns the outcomes of reports, by probe, in their order."""
     return {report.probe: outcome(report) for report in probes}
 
 
@@ -40,12 +40,12 @@ def verdict(result):
 
 
 class Failure:
-    """A status that is not OK, and what it carries."""
+    """A status that is not OK, with its details."""
 
     def __init__(self, call):
         self.code = call.code().name
         self.message = call.details()
-        # Raises if code or message differ from those of the google.rpc.Status.
+        # This raises if the code or the message differs from that of the google.rpc.Status.
         status = rpc_status.from_call(call)
         assert status is not None, f"no google.rpc.Status with {self.code}: {self.message}"
         self.trailer_bytes = _on_the_wire(call)
@@ -72,8 +72,8 @@ class Failure:
 
 
 def _on_the_wire(call):
-    """The size of all trailers as a client's limit counts them (RFC 7541, section 4.1)."""
-    # grpcio decodes binary values and keeps these two to itself.
+    """Returns the size of all trailers as a client's limit counts them (RFC 7541, section 4.1)."""
+    # grpcio decodes binary values, and does not list these two trailers in the metadata.
     message = "".join(
         chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}"
         for byte in call.details().encode()
@@ -87,7 +87,7 @@ def _on_the_wire(call):
 
 
 def refusal(call, request, timeout=PATIENCE):
-    """Makes a call that has to fail, and returns how it did."""
+    """Makes a call that has to fail, and returns its failure."""
     try:
         answer = call(request, timeout=timeout)
         if hasattr(answer, "__next__"):
@@ -100,7 +100,7 @@ def refusal(call, request, timeout=PATIENCE):
 
 
 class Wait:
-    """A WaitReady under way."""
+    """A WaitReady in progress."""
 
     def __init__(self, stub, nodes, *, timeout, deadline=None, **fields):
         targets = [
@@ -119,7 +119,7 @@ class Wait:
         self.elapsed = None
 
     def next(self):
-        """The next message; None once there is a status."""
+        """Returns the next message; None once there is a status."""
         try:
             message = next(self._call)
         except (grpc.RpcError, StopIteration):
@@ -129,7 +129,7 @@ class Wait:
         return message
 
     def until(self, seen):
-        """Reads until a node's report is as wanted, and returns that report."""
+        """Reads until `seen` accepts a node's report, and returns that report."""
         while (message := self.next()) is not None:
             if message.HasField("node") and seen(message.node):
                 return message.node
@@ -159,7 +159,7 @@ class Wait:
 
     @property
     def result(self):
-        """The result, which is the last message and the only one of its kind."""
+        """Returns the result, which is the last message and the only one of its kind."""
         kinds = [message.WhichOneof("event") for message in self.messages]
         assert kinds[-1:] == ["result"], f"{kinds}, then {self.code}: {self._call.details()}"
         assert set(kinds[:-1]) == {"node"}

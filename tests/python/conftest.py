@@ -1,4 +1,4 @@
-"""A server and nodes of the tests' own; all of it is gone when they are over."""
+"""A server and nodes of the tests' own, which are removed when the tests are over."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def eventually(what, holds, within=60):
 
 
 class Node:
-    """A container of ours."""
+    """A container that these tests have started."""
 
     def __init__(self, name):
         self.name = name
@@ -58,7 +58,8 @@ class Node:
         return self.exec("systemctl", "is-active", unit, check=False) == "active"
 
     def booted(self):
-        # An exec before systemd has made its cgroups can break the boot: PID 1 has to have a child.
+        # An exec before systemd has made its cgroups can break the boot, so PID 1 must have a child
+        # first.
         if len(docker("top", self.name, "-eo", "pid", check=False).splitlines()) < 3:
             return False
         return self.exec("systemctl", "is-system-running", check=False) in ("running", "degraded")
@@ -70,7 +71,7 @@ def unique(what):
 
 def make(what, *options):
     name = unique(what)
-    # A node by itself talks to nobody.
+    # A single node needs no network.
     run(CLUSTER, "node", name, "--network", "none", *options, "--label", RUN_LABEL)
     return Node(name)
 
@@ -84,7 +85,7 @@ def make_booted(what, *options):
 @pytest.fixture(scope="session", autouse=True)
 def swept():
     """Removes every node of this run, however it ends."""
-    # Who ends this run by a signal wants it ended, not left lying about.
+    # A run that SIGTERM ends has to clean up, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield
     left = docker("ps", "-aq", "--filter", f"label={RUN_LABEL}").split()
@@ -94,7 +95,7 @@ def swept():
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The URL's authority of a server that was started for this run."""
+    """Starts a server for this run, and yields the authority of its URL."""
     log = tmp_path_factory.mktemp("readyd") / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen(
@@ -114,7 +115,7 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         try:
-            # It gives open calls 10 s.
+            # The server gives open calls 8 s.
             code = process.wait(15)
         except subprocess.TimeoutExpired:
             process.kill()
@@ -126,7 +127,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def channel(server):
-    # A proxy of the environment is not for what is local.
+    # A proxy from the environment must not be used for a local server.
     with grpc.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)]) as channel:
         yield channel
 
@@ -152,7 +153,7 @@ def wait(stub):
 
 @pytest.fixture(scope="session")
 def cluster(swept):
-    """The nodes of a whole cluster by host name; they have only just been started."""
+    """Yields the nodes of a whole cluster by host name; they have only just been started."""
     name = f"py-{SUFFIX}"
     try:
         run(CLUSTER, "up", name)
@@ -163,7 +164,7 @@ def cluster(swept):
 
 @pytest.fixture(scope="session")
 def waited(cluster, stub):
-    """The wait that saw the cluster come up, and what its nodes themselves said right after it."""
+    """Returns the wait that saw the cluster come up, and the nodes' own states right after it."""
     wait = Wait(stub, [node.name for node in cluster.values()], timeout=120).end()
     services = {
         host: {unit: node.active(unit) for unit in ("ssh", "munge", "slurmd")}
@@ -182,13 +183,13 @@ def ready_cluster(cluster, waited):
 
 @pytest.fixture(scope="session")
 def healthy(swept):
-    """A submitter with nothing wrong; tests leave it so."""
+    """Returns a submitter on which everything works; tests leave it in that state."""
     return make_booted("healthy", "--label", "sind.role=submitter")
 
 
 @pytest.fixture(scope="session")
 def without_munge(swept):
-    """A submitter whose munge was stopped."""
+    """Returns a submitter whose munge was stopped."""
     node = make_booted("munge-stopped", "--label", "sind.role=submitter")
     node.exec("systemctl", "stop", "munge.service")
     return node
@@ -196,7 +197,7 @@ def without_munge(swept):
 
 @pytest.fixture(scope="session")
 def without_slurmctld(swept, tmp_path_factory):
-    """A controller with all that slurmctld needs, where nobody has started it."""
+    """Returns a controller that has everything slurmctld needs, but no slurmctld was started."""
     conf = tmp_path_factory.mktemp("slurm") / "slurm.conf"
     conf.write_text(
         "ClusterName=lone\n"
@@ -212,7 +213,7 @@ def without_slurmctld(swept, tmp_path_factory):
 
 
 def pause(name):
-    """Pauses a container; again where a process of it was just being started, which cannot be frozen."""
+    """Pauses a container. Tries again if a process that was just starting could not be frozen."""
 
     def is_paused():
         ran = subprocess.run(["docker", "pause", name], capture_output=True, text=True)
@@ -236,7 +237,7 @@ def keyless(swept):
 
 @pytest.fixture
 def failed_munge(keyless):
-    """A submitter whose munge has lost its key, and failed for it."""
+    """Yields a submitter whose munge has failed because it lost its key."""
     keyless.exec("mv", "/etc/munge/munge.key", "/etc/munge/away")
     keyless.exec("systemctl", "restart", "munge.service", check=False)
     assert keyless.exec("systemctl", "is-active", "munge.service", check=False) == "failed"
@@ -246,14 +247,14 @@ def failed_munge(keyless):
 
 def repair_munge(node):
     node.exec("sh", "-c", "cd /etc/munge && if [ -e away ]; then mv away munge.key; fi")
-    # A unit that was restarted too often is refused without this.
+    # Without this, systemd refuses to start a unit that was restarted too often.
     node.exec("systemctl", "reset-failed", "munge.service", check=False)
     node.exec("systemctl", "start", "munge.service")
 
 
 @pytest.fixture
 def hung_controller(ready_cluster):
-    """The cluster's controller, whose slurmctld is active and answers nothing."""
+    """Yields the cluster's controller, whose slurmctld is active and answers nothing."""
     controller = ready_cluster["controller"]
     controller.exec("pkill", "-STOP", "-x", "slurmctld")
     yield controller

@@ -38,7 +38,7 @@ def check(stub, node, name, **fields):
 
 
 def assert_timed_out(wait, node, failing):
-    """The result, then the status: both name the node and the probe."""
+    """Asserts that the result and the status both name the node and the probe."""
     result, failure = wait.result, wait.failure
     assert verdict(result) == "TIMED_OUT"
     assert (failure.code, failure.reason) == ("DEADLINE_EXCEEDED", "WAIT_TIMED_OUT")
@@ -267,7 +267,7 @@ def test_a_check_that_outlasts_the_callers_deadline_says_so_itself(stub, hung_co
 def test_a_container_that_exits_while_it_is_waited_for_ends_the_wait(wait, stub):
     node = make_booted("killed", "--label", "sind.role=worker")
     waiting = wait([node.name], timeout=60)
-    # Nobody starts its slurmd.
+    # Nothing starts the node's slurmd.
     waiting.until(lambda report: report.reason.startswith("slurmd: "))
     docker("kill", node.name)
     killed = time.monotonic()
@@ -363,7 +363,7 @@ def test_a_label_that_is_no_role_is_named(wait, stub):
     assert_timed_out(ended, node.name, "container")
 
 
-# --- names and probes that there are not ------------------------------------------------------
+# --- unknown names and probes -----------------------------------------------------------------
 
 
 def test_an_unknown_name_is_not_found(stub):
@@ -488,7 +488,7 @@ def test_sixteen_violations_are_told_and_the_rest_counted(stub, bad):
     assert [field for field, _ in told] == [f"nodes[{index}].node" for index in range(16)]
     assert last == "and 4 more"
     assert failure.trailer_bytes < 4096
-    # Unprintable and bidi characters do not come back.
+    # The server does not return unprintable and bidi characters.
     assert all(text.isprintable() for _, text in failure.violations)
     assert failure.message.isprintable()
 
@@ -505,7 +505,7 @@ def test_twenty_unknown_probes_leave_room_for_the_known_ones(stub):
     assert all(name in failure.message for name in KNOWN)
 
 
-# --- what is not there yet --------------------------------------------------------------------
+# --- not implemented yet ----------------------------------------------------------------------
 
 
 def test_a_wait_for_a_cluster_is_not_implemented(stub):
@@ -569,7 +569,7 @@ def test_a_failed_unit_is_terminal_and_shows_its_journal(wait, failed_munge):
     assert "munge.key" in detail
     assert 1 <= len(detail.splitlines()) <= 20
     assert len(detail.encode()) <= 8192
-    # The system is degraded by it, which passes and is said.
+    # The failed unit makes systemd degraded, which passes with a reason.
     assert "munge.service" in probe(report.probes, "systemd").reason
 
 

@@ -1,6 +1,7 @@
-//! A container engine of nodes that exist only here: for time and for faults.
+//! A fake container engine, whose nodes exist only here, for tests of time and of faults.
 //!
-//! A node answers the scripts that a link runs as real ones do; what it answers is the test's to set.
+//! A fake node answers the scripts that a link runs, as a real node does. The test sets the
+//! answers.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +19,14 @@ use readyd::engine::{
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// A unit of a fake node: its states, its type, and the number of its process.
+/// A unit of a fake node: its states, its type, and its pid.
 #[derive(Debug, Clone)]
 pub struct FakeUnit {
     pub active: &'static str,
     pub sub: &'static str,
     pub kind: &'static str,
     pub pid: u32,
-    /// Its last change, in microseconds: a new number for each.
+    /// The time of the unit's last change in microseconds: a new number for each change.
     pub changed: u64,
 }
 
@@ -41,21 +42,21 @@ impl FakeUnit {
     }
 }
 
-/// A node.
+/// A fake node.
 #[derive(Debug, Clone)]
 pub struct FakeNode {
     pub container: Container,
     pub system: &'static str,
     pub units: BTreeMap<&'static str, FakeUnit>,
     pub greeting: &'static str,
-    /// What `scontrol ping` prints; nothing at all for one that hangs.
+    /// The output of `scontrol ping`; `None` for a command that hangs.
     pub ping: Option<&'static str>,
     /// How long each command takes.
     pub delay: Duration,
 }
 
 impl FakeNode {
-    /// A running node with everything up.
+    /// Makes a running node on which everything is up.
     pub fn ready(name: &str, role: Option<&str>) -> Self {
         let label = role.map(|role| ("sind.role".to_owned(), role.to_owned()));
         let active = |kind| FakeUnit::new("active", "running", kind);
@@ -85,7 +86,7 @@ impl FakeNode {
     }
 }
 
-/// An id of a name's own: its bytes in hexadecimal.
+/// Returns an id that belongs to this name only: the bytes of the name in hexadecimal.
 fn id_of(name: &str) -> String {
     let hex: Vec<_> = name.bytes().map(|byte| format!("{byte:02x}")).collect();
     format!("{:0>64}", hex.concat())
@@ -94,12 +95,12 @@ fn id_of(name: &str) -> String {
 #[derive(Debug, Default)]
 struct World {
     nodes: BTreeMap<String, FakeNode>,
-    /// Why the engine cannot be reached, while it cannot.
+    /// The reason why the engine cannot be reached; `None` while it can.
     outage: Option<&'static str>,
-    /// Containers whose inspection never answers.
+    /// The containers whose inspection never gets an answer.
     hung: Vec<String>,
     inspections: usize,
-    /// How often a port was asked for its greeting.
+    /// How often a port's greeting was read.
     greetings: usize,
 }
 
@@ -123,7 +124,7 @@ impl FakeEngine {
         self.world.lock().unwrap()
     }
 
-    /// Makes a node, or replaces the one of its name.
+    /// Adds a node, or replaces the one of its name.
     pub fn put(&self, node: FakeNode) {
         let name = node.container.name.clone();
         self.world().nodes.insert(name, node);
@@ -138,7 +139,7 @@ impl FakeEngine {
         change(self.world().nodes.get_mut(name).unwrap());
     }
 
-    /// Changes a unit, as systemd would: with a new time of change.
+    /// Changes a unit as systemd would, with a new time of change.
     pub fn set_unit(
         &self,
         name: &str,
@@ -157,12 +158,12 @@ impl FakeEngine {
         self.world().outage = outage;
     }
 
-    /// Lets the inspection of a container hang from now on.
+    /// Makes the inspection of a container hang from now on.
     pub fn hang(&self, name: &str) {
         self.world().hung.push(name.to_owned());
     }
 
-    /// How many commands are running.
+    /// Returns how many commands are running.
     pub fn execs(&self) -> usize {
         self.execs.load(Ordering::SeqCst)
     }
@@ -207,7 +208,7 @@ impl ContainerEngine for FakeEngine {
         }
         self.reachable(&action)?;
         let world = self.world();
-        // As Docker does: by name, else by any prefix of an id.
+        // Docker finds a container by its name, or else by any prefix of its id.
         let by_name = world.nodes.get(name);
         let found = by_name.or_else(|| {
             let mut nodes = world.nodes.values();
@@ -299,7 +300,8 @@ impl RunningExec for FakeExec {
     }
 }
 
-/// What the script of a look prints on this node: its last arguments are the units.
+/// Returns what the script of a look prints on this node. The last arguments of the script are the
+/// units.
 fn systemctl(node: &FakeNode, argv: &[String]) -> String {
     let units = argv
         .iter()

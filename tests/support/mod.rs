@@ -1,8 +1,8 @@
-//! What the tests share.
+//! The code that the tests share.
 
 // Each test binary uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
-// A test's own helpers may fail it, and a failure prints what went before.
+// A test's helpers may make it fail, and a failed test prints its earlier output.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 pub mod fake;

@@ -1,7 +1,8 @@
-//! A proxy between readyd and the engine's socket, for faults: calls that stall, break off, come late
-//! or make no sense; streams that are cut or say everything twice; and an engine that is gone.
+//! A proxy between readyd and the engine's socket that injects faults: calls that stall, break off,
+//! arrive late or get a malformed answer; streams that are cut or send everything twice; and an
+//! engine that is gone.
 //!
-//! readyd makes a connection for each call, so that a connection's first line says what it is.
+//! readyd makes a connection for each call, so the first line of a connection identifies the call.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,20 +17,20 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What becomes of a call.
+/// The fault of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is accepted and never answered.
+    /// The call is accepted and never answered.
     Stall,
-    /// Its connection is closed.
+    /// The call's connection is closed.
     Cut,
-    /// It is answered with half a JSON.
+    /// The answer is half a JSON document.
     Half,
-    /// It is answered as a command that was started, and nothing comes of it.
+    /// The answer is that of a command that was started, and then nothing follows.
     Started,
-    /// It is passed on this much later.
+    /// The call is passed on after this delay.
     Late(Duration),
-    /// What is told on it is told twice.
+    /// Each chunk of the answer is sent twice.
     Twice,
 }
 
@@ -40,7 +41,7 @@ struct Faults {
     calls: Vec<String>,
 }
 
-/// A socket that leads to the engine's, until it is cut.
+/// A socket that leads to the engine's socket, until it is cut.
 pub struct Proxy {
     path: PathBuf,
     faults: Arc<Mutex<Faults>>,
@@ -69,7 +70,7 @@ impl Proxy {
         format!("unix://{}", self.path.display())
     }
 
-    /// Cuts every connection, and lets nobody in.
+    /// Cuts every connection, and accepts no new one.
     pub fn cut(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.abort();
@@ -77,30 +78,30 @@ impl Proxy {
         std::fs::remove_file(&self.path).unwrap();
     }
 
-    /// Lets everyone in again.
+    /// Accepts connections again.
     pub fn mend(&mut self) {
         let listener = UnixListener::bind(&self.path).unwrap();
         let serving = serve(listener, Arc::clone(&self.faults), self.severed.subscribe());
         self.serving = Some(tokio::spawn(serving));
     }
 
-    /// Calls whose first line contains this fail so from now on.
+    /// Makes calls whose first line contains this fail with this fault from now on.
     pub fn fail(&self, line: &str, fault: Fault) {
         let mut faults = self.faults.lock().unwrap();
         faults.faults.push((line.to_owned(), fault));
     }
 
-    /// No call fails any more.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.faults.lock().unwrap().faults.clear();
     }
 
-    /// Cuts the connections that there are whose first line contains this.
+    /// Cuts the open connections whose first line contains this.
     pub fn sever(&self, line: &str) {
         self.severed.send_replace(line.to_owned());
     }
 
-    /// How many calls there were whose first line contains this.
+    /// Returns how many calls there were whose first line contains this.
     pub fn calls(&self, line: &str) -> usize {
         let faults = self.faults.lock().unwrap();
         faults
@@ -201,7 +202,7 @@ async fn connection(
     Ok(())
 }
 
-/// Passes an answer on, and each chunk of its body twice.
+/// Passes an answer on, with each chunk of its body twice.
 async fn twice(client: &mut UnixStream, engine: &mut UnixStream) -> std::io::Result<()> {
     let mut chunk = vec![0; 64 * 1024];
     loop {
@@ -218,7 +219,7 @@ async fn twice(client: &mut UnixStream, engine: &mut UnixStream) -> std::io::Res
     }
 }
 
-/// The engine's own socket.
+/// Returns the path of the engine's own socket.
 fn socket() -> PathBuf {
     let host = std::env::var("DOCKER_HOST").unwrap_or_default();
     let path = host

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The suites of Debian that nodes are made of: Slurm 22.05 with systemd 252, and Slurm 26.05 with
-/// systemd 262.
+/// The suites of Debian from which nodes are made: Slurm 22.05 with systemd 252, and Slurm 26.05
+/// with systemd 262.
 pub const SUITES: [&str; 2] = [BOOKWORM, FORKY];
 pub const BOOKWORM: &str = "bookworm";
 pub const FORKY: &str = "forky";
@@ -26,7 +26,7 @@ pub fn script(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Runs a command, which has to succeed, and gives its output.
+/// Runs a command, which has to succeed, and returns its output.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -38,8 +38,8 @@ pub fn docker(arguments: &[&str]) -> String {
     run(Command::new("docker").args(arguments))
 }
 
-/// Pauses a container. The kernel cannot freeze a process that is just being started, and then the engine
-/// gives up: a node that boots is paused a moment later.
+/// Pauses a container. The kernel cannot freeze a process that is just being started, and then the
+/// engine gives up. A node that boots is therefore paused a moment later.
 pub fn pause(node: &str) {
     eventually("it is paused", Duration::from_secs(10), || {
         let pause = Command::new("docker")
@@ -55,7 +55,7 @@ pub fn pause(node: &str) {
     });
 }
 
-/// What a command in a node prints, whether it succeeds or not.
+/// Returns what a command in a node prints, whether it succeeds or not.
 pub fn in_node(node: &str, shell: &str) -> String {
     let output = Command::new("docker")
         .args(["exec", node, "sh", "-c", shell])
@@ -64,12 +64,12 @@ pub fn in_node(node: &str, shell: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 pub fn unique(what: &str) -> String {
     format!("readyd-{what}-{:08x}", fastrand::u32(..))
 }
 
-/// Counts a node that was started without the script that counts them.
+/// Counts a node that was started without the script `cluster`, which counts the others.
 pub fn tally(node: &str) {
     if let Some(tally) = std::env::var_os("READYD_TALLY") {
         let file = std::fs::OpenOptions::new().append(true).open(tally);
@@ -88,7 +88,7 @@ fn needs_docker() {
     );
 }
 
-/// A node of its own, removed when this is dropped.
+/// A node of the test's own, which is removed when this is dropped.
 pub struct Node(pub String);
 
 impl Node {
@@ -130,7 +130,7 @@ impl Drop for Node {
     }
 }
 
-/// A small Slurm cluster, removed when this is dropped.
+/// A small Slurm cluster, which is removed when this is dropped.
 pub struct Cluster {
     suite: &'static str,
     name: String,
@@ -139,7 +139,7 @@ pub struct Cluster {
 impl Cluster {
     pub const HOSTS: [&str; 4] = ["controller", "worker-0", "worker-1", "submitter"];
 
-    /// A cluster that is not there yet, of nodes of that suite.
+    /// Names a cluster of nodes of that suite, which does not exist yet.
     pub fn named(suite: &'static str, name: &str) -> Self {
         needs_docker();
         let name = name.to_owned();
@@ -165,7 +165,7 @@ impl Drop for Cluster {
     }
 }
 
-/// The program's client commands.
+/// Runs a client command of the program.
 pub fn readyd(arguments: &[&str]) -> Output {
     let output = readyd_command(arguments).output().unwrap();
     println!("readyd {arguments:?}: {output:?}");
@@ -186,7 +186,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A server of its own, ended when this is dropped.
+/// A server of the test's own, which is ended when this is dropped.
 pub struct Serve {
     pub url: String,
     pub child: Child,
@@ -205,7 +205,7 @@ impl Serve {
             line.split_once("listening on ")
                 .map(|(_, url)| url.to_owned())
         });
-        // The rest is read too, so that the server never waits for its reader.
+        // The rest of the output is read, too, so that the server never blocks on it.
         std::thread::spawn(move || lines.for_each(drop));
         Self {
             url: url.unwrap(),
@@ -213,7 +213,7 @@ impl Serve {
         }
     }
 
-    /// A number of /proc/PID/status, in its own unit.
+    /// Returns a number of /proc/PID/status, in its own unit.
     pub fn status(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status
@@ -224,12 +224,12 @@ impl Serve {
         number.parse().unwrap()
     }
 
-    /// How much processor time the server has used.
+    /// Returns how much processor time the server has used.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
         let ticks = fields.split_ascii_whitespace().skip(11).take(2);
-        // Hundredths of a second, for every program on Linux (proc(5)).
+        // The times are hundredths of a second for every program on Linux (proc(5)).
         Duration::from_millis(
             10 * ticks
                 .map(|ticks| ticks.parse::<u64>().unwrap())
@@ -237,13 +237,13 @@ impl Serve {
         )
     }
 
-    /// How many files the server has open.
+    /// Returns how many files the server has open.
     pub fn files(&self) -> usize {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
         fds.count()
     }
 
-    /// How many sockets the server has open.
+    /// Returns how many sockets the server has open.
     pub fn sockets(&self) -> usize {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
         let target =
@@ -261,7 +261,7 @@ impl Drop for Serve {
     }
 }
 
-/// Looks until it holds, for as long as that may take.
+/// Checks the condition until it holds, and fails if that takes longer than `within`.
 pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -311,7 +311,7 @@ pub fn reason(result: &ProbeResult) -> &str {
     result.reason().map_or("", |reason| reason.as_str())
 }
 
-/// Waits for the end of the boot.
+/// Waits for the end of the node's boot.
 pub fn booted(node: &Node) {
     eventually("the node has booted", Duration::from_secs(20), || {
         matches!(

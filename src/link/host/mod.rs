@@ -2,15 +2,16 @@
 //! container's first process.
 //!
 //! ```text
-//! pid (inspect) ─▶ /proc/PID, held open: all below is this process's, or nothing
-//!                    ├─ cgroup   names the container's id, else it is not the container's
+//! pid (inspect) ─▶ /proc/PID, held open: every file below is this process's, or cannot be opened
+//!                    ├─ cgroup   names the container's id, else the process is not the container's
 //!                    ├─ root     the system bus's socket below it, resolved inside it only
 //!                    └─ ns/net   ports are dialled from a thread in it
 //! ```
 //!
-//! A container owns what is below its root: links there must lead nowhere else, what listens there
-//! must be its own, and a dead mount there may hang whoever looks. Hence `openat2` with
-//! `RESOLVE_IN_ROOT`, the peer's credentials, and threads of their own.
+//! A container owns everything below its root. Symbolic links there must lead nowhere else, a
+//! listener there must be the container's own, and a dead mount there may hang any thread that
+//! resolves a path. Hence `openat2` with `RESOLVE_IN_ROOT`, a check of the peer's credentials, and
+//! separate threads.
 
 mod port;
 mod process;
@@ -48,10 +49,10 @@ use process::Process;
 pub(super) use threads::Threads;
 
 /// The system bus's socket (D-Bus specification, "Well-known Message Bus Instances"), below the
-/// node's root. `/var/run` is a link to `/run` where systemd runs.
+/// node's root. `/var/run` is a symbolic link to `/run` where systemd runs.
 const BUS_SOCKET: &str = "run/dbus/system_bus_socket";
 
-/// How long a path below a node's root may take to be resolved.
+/// How long the resolution of a path below a node's root may take.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The way into one container from outside.
@@ -60,7 +61,8 @@ pub(crate) struct HostLink {
     threads: Arc<Threads>,
     process: OnceCell<Arc<Process>>,
     bus: BusSlot,
-    /// sshd refuses bursts (`MaxStartups`): one banner at a time is read of a node.
+    /// Held while a port is dialled. sshd refuses bursts (`MaxStartups`), so one banner at a time
+    /// is read from a node.
     dialling: Mutex<()>,
     commands: Commands,
     journals: Journals,
@@ -102,7 +104,8 @@ impl HostLink {
         by: Instant,
     ) -> Result<SystemdState, LinkError> {
         let process = self.process().await?;
-        // Before the look: see MonotonicNow. A node with a clock of its own tells no ages.
+        // The clock is read before the query: see `MonotonicNow`. A node with a clock of its own
+        // gets no ages.
         let now = process.shares_clock().then(monotonic);
         let connect = || self.connect(process, by);
         let mut look = self
@@ -125,11 +128,11 @@ impl HostLink {
             .target
             .within(what, RESOLVE_LIMIT, by, async { connected.await? });
         let stream = stream.await.map_err(|error| match error {
-            // A dead mount: what is in the node may still see it otherwise.
+            // The path leads to a dead mount, but a process in the node may still see it otherwise.
             error @ LinkError::Slow { .. } => LinkError::Unusable(error.to_string()),
             other => other,
         })?;
-        // What was opened is still this container's only if its process lives.
+        // The opened socket is still this container's only if its process lives.
         if process.has_ended() {
             return Err(LinkError::NotRunning);
         }
@@ -148,7 +151,7 @@ impl HostLink {
             .await
     }
 
-    /// Asks a port, when nobody else does.
+    /// Dials a port, when no other caller does.
     async fn dial(&self, question: &PortQuestion, by: Instant) -> Result<Answer, LinkError> {
         let process = self.process().await?;
         let busy = |why| LinkError::Busy {
@@ -165,7 +168,7 @@ impl HostLink {
         };
         let now = self.target.environment.now();
         let answered = port::ask(&self.target, &self.threads, process, question, by).await;
-        // Where others took most of the time, it is not for the node to have been quick.
+        // If other callers took most of the time, the node is not to blame for a late reply.
         match answered {
             Err(LinkError::Slow { limit: None, .. }) if now - start > by - now => {
                 Err(busy("getting to ask took most of the time"))
@@ -196,7 +199,7 @@ impl Link for HostLink {
     async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
         match question {
             Question::Port(question) => Reply::by(HOST, self.dial(question, by).await),
-            // It runs in the node's shell, which is the bridge's way.
+            // The command runs in the node's shell, which is the bridge's way.
             Question::Command(_) => Reply::by(BRIDGE, self.commands.ask(question, by).await),
         }
     }

@@ -1,4 +1,4 @@
-//! Ports, dialled from within the node's network.
+//! Ports that are dialled from within the node's network.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -28,11 +28,11 @@ use crate::{
     text::said,
 };
 
-/// How long a port may take to accept: on a loopback address it does so at once, or packets are
-/// thrown away.
+/// How long a port may take to accept. On a loopback address it accepts at once, unless packets are
+/// dropped.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Asks a port.
+/// Dials a port.
 pub(super) async fn ask(
     target: &Target,
     threads: &Arc<Threads>,
@@ -89,8 +89,8 @@ pub(super) async fn ask(
     }
 }
 
-/// A socket of the node's network, made by a thread that has entered it. A socket stays in the
-/// network that it was made in, whoever uses it.
+/// Makes a socket in the node's network, on a thread that enters this network. A socket stays in
+/// the network that it was made in, whichever thread uses it.
 fn socket_in(process: &Process) -> Result<TcpSocket, Errno> {
     let network = process.network()?;
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -99,7 +99,7 @@ fn socket_in(process: &Process) -> Result<TcpSocket, Errno> {
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// Listens up to a line with the prefix, or to the cap.
+/// Reads up to a line with the prefix, or up to the cap.
 async fn listen(
     mut stream: TcpStream,
     send: &str,

@@ -22,28 +22,30 @@ use rustix::{
 use super::super::LinkError;
 use crate::{container::ContainerId, text::said};
 
-/// How much of /proc/PID/cgroup is read: a line of at most a path's length for each hierarchy.
+/// How many bytes of /proc/PID/cgroup are read. Each hierarchy has a line of at most a path's
+/// length.
 const CGROUP_CAP: u64 = 64 * 1024;
 
-/// How often a path is resolved that somebody renames something on, again and again.
+/// How many times a path is resolved while concurrent renames keep interrupting that.
 const RENAMES: usize = 100;
 
-/// A process that was seen to be the container's. What is opened of it is its own, whoever else is
-/// given its number.
+/// A process that was seen to be the container's. Files opened through this are the process's own,
+/// even if another process gets its number.
 ///
-/// Neither its root nor its network is held open: a container that has ended could not be cleaned up.
+/// Neither its root nor its network is held open, because a container that has ended could then not
+/// be cleaned up.
 #[derive(Debug)]
 pub(super) struct Process {
     pidfd: OwnedFd,
-    /// A folder of /proc belongs to one process for as long as it is open: when that has ended,
-    /// nothing in it can be opened, whoever has its number then.
+    /// A folder of /proc belongs to one process for as long as the folder is open. Once the process
+    /// has ended, nothing in the folder can be opened, whichever process has the number then.
     proc: OwnedFd,
     shares_clock: bool,
     shares_network: bool,
 }
 
 impl Process {
-    /// Opens the process of that number, if it is the container's.
+    /// Opens the process with this number, if it is the container's.
     pub(super) fn open(number: u32, id: &ContainerId) -> Result<Self, LinkError> {
         let unusable = |why: String| LinkError::Unusable(format!("not from outside: {why}"));
         let failed = |error: Errno| match error {
@@ -67,12 +69,12 @@ impl Process {
                 "process {number} is not the container's, or the engine is on another machine"
             )));
         }
-        // What a namespace is called is only told to who may enter it.
+        // The kernel shows a namespace's name only to a process that may enter the namespace.
         let network = readlinkat(&proc, "ns/net", Vec::new()).map_err(failed)?;
         let own = folder("/proc/self").map_err(failed)?;
         let clock = |proc: &OwnedFd| readlinkat(proc, "ns/time", Vec::new()).ok();
         let process = Self {
-            // Kernels before 5.6 have one clock for all, and no such name.
+            // Kernels before 5.6 have one clock for all processes, and no `ns/time`.
             shares_clock: clock(&proc) == clock(&own),
             shares_network: readlinkat(&own, "ns/net", Vec::new()).is_ok_and(|own| own == network),
             pidfd,
@@ -110,11 +112,11 @@ impl Process {
         read(&self.proc, "ns/net")
     }
 
-    /// Connects to the socket at that path below the process's root. Links, also absolute ones, lead
-    /// nowhere else; and the peer is the container's own.
+    /// Connects to the socket at this path below the process's root. Symbolic links, also absolute
+    /// ones, lead nowhere else, and the peer must be the container's own.
     ///
-    /// This may hang for as long as a mount in the container does: also in the connection, which
-    /// asks the file system for its permission.
+    /// This may hang for as long as a mount in the container does. So may the connection itself,
+    /// which asks the file system for permission.
     pub(super) fn connect(&self, path: &str, id: &ContainerId) -> Result<UnixStream, LinkError> {
         let failed = |what: &str, error: Errno| {
             let why = said(&error.into());
@@ -131,8 +133,8 @@ impl Process {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
         let stream = stream.map_err(|error| failed("a socket", error))?;
-        // The link in /proc leads to the socket itself, whatever its path leads to by now. The
-        // connection does not wait for who accepts it: where nobody does, it is refused.
+        // The link in /proc leads to the opened socket, wherever its path leads by now. The
+        // connection does not wait for the peer to accept: if no peer accepts, it is refused.
         let name = SocketAddrUnix::new(format!("/proc/self/fd/{}", socket.as_raw_fd()));
         let connected = name.and_then(|name| connect(&stream, &name));
         connected.map_err(|error| failed("its socket", error))?;
@@ -151,7 +153,7 @@ impl Process {
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..RENAMES {
             match openat2(&root, path, flags, Mode::empty(), inside) {
-                // Somebody renamed something on the way, which openat2 does not follow.
+                // Part of the path was renamed concurrently, and openat2 does not follow that.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
             }
@@ -160,7 +162,7 @@ impl Process {
     }
 }
 
-/// What an error says of this process, and not of the node.
+/// The error to return if readyd itself, and not the node, caused this one.
 pub(super) fn exhausted(error: Errno) -> Option<LinkError> {
     let ours = matches!(
         error,
@@ -172,10 +174,10 @@ pub(super) fn exhausted(error: Errno) -> Option<LinkError> {
     })
 }
 
-/// Whether that process is of the container.
+/// Whether this process belongs to the container.
 pub(super) fn is_of(pid: i32, id: &ContainerId) -> bool {
     if pid <= 0 {
-        // Of a machine, or a namespace, that this process does not see.
+        // The peer is on a machine, or in a namespace, that this process does not see.
         return false;
     }
     let proc = folder(&format!("/proc/{pid}"));
@@ -203,13 +205,13 @@ fn read(folder: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
 fn text(file: OwnedFd) -> String {
     let mut text = String::new();
     let file = std::fs::File::from(file);
-    // What cannot be read names nothing.
+    // A file that cannot be read names no container.
     let _ = file.take(CGROUP_CAP).read_to_string(&mut text);
     text
 }
 
-/// Whether a /proc/PID/cgroup names the container: its full id is a part of a path, alone or as
-/// engines on systemd write it (`docker-ID.scope`).
+/// Whether a /proc/PID/cgroup names the container. The container's full id is a part of a path,
+/// alone or as engines on systemd write it (`docker-ID.scope`).
 fn names(cgroup: &str, id: &ContainerId) -> bool {
     let part = |part: &str| {
         let part = part.strip_suffix(".scope").unwrap_or(part);

@@ -1,8 +1,8 @@
-//! Threads for what may block, and for what a thread must not come back from.
+//! Threads for work that may block, and for work after which a thread must not be reused.
 //!
-//! A path in a container may lead to a dead mount, and then its thread hangs for ever; a thread that
-//! has entered a container's network must never run anything else. So each job has a thread of its
-//! own, their number is bounded, and no node has more than a few.
+//! A path in a container may lead to a dead mount, and then its thread hangs for ever. A thread
+//! that has entered a container's network must never run anything else. So each job has a thread of
+//! its own, the number of threads is bounded, and no node has more than a few.
 
 use std::{
     collections::HashMap,
@@ -17,13 +17,13 @@ use tokio::{
 use super::super::{LinkError, Target};
 use crate::container::ContainerId;
 
-/// How many threads may be among the paths of containers at once, hung ones included.
+/// How many threads may work on the paths of containers at once, including hung threads.
 const PATHS: usize = 32;
 
-/// How many of them one node may have.
+/// How many of these threads one node may have.
 const PATHS_PER_NODE: usize = 2;
 
-/// How many threads may be in the networks of containers at once. None hangs there.
+/// How many threads may be in the networks of containers at once. Threads do not hang there.
 const NETWORKS: usize = 64;
 
 /// The threads that run now.
@@ -45,8 +45,8 @@ impl Default for Threads {
 }
 
 impl Threads {
-    /// Runs work that may hang among the paths of a node. The thread is not waited for when this is
-    /// dropped, but it counts until it ends.
+    /// Runs work that may hang on a path in a node. Dropping the future does not wait for the
+    /// thread, but the thread counts until it ends.
     pub(super) async fn among_paths<T: Send + 'static>(
         self: &Arc<Self>,
         target: &Target,
@@ -101,7 +101,7 @@ async fn spawn<T: Send + 'static>(
     let spawned = thread.spawn(move || {
         let done = work();
         drop(counts);
-        // Nobody may wait for it any more.
+        // The caller may not wait for the result any more.
         let _ = sender.send(done);
     });
     spawned.map_err(|_| busy("no thread could be started"))?;
@@ -115,7 +115,7 @@ fn busy(why: &'static str) -> LinkError {
     }
 }
 
-/// A thread's target among those of its node, given back when it ends.
+/// A permit for one of a node's threads. It is given back when the thread ends.
 struct OfNode {
     threads: Arc<Threads>,
     node: ContainerId,
@@ -167,7 +167,7 @@ mod tests {
             let wait = Arc::clone(&wait);
             let work = move || wait.lock().unwrap().recv().is_ok();
             let mut run = Box::pin(threads.among_paths(&hung, soon(), work));
-            // Started, and then nobody waits for it.
+            // The thread has started, and then nobody waits for it.
             assert!(futures_util::poll!(&mut run).is_pending());
         }
         let error = threads.among_paths(&hung, soon(), || ()).await.unwrap_err();

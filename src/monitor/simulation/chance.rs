@@ -1,4 +1,4 @@
-//! What happens by chance.
+//! The random events of the simulation.
 
 use super::*;
 
@@ -10,7 +10,7 @@ const UNITS: [&str; 4] = [
 ];
 
 impl World {
-    /// One thing that happens.
+    /// Makes one random thing happen.
     pub(super) fn happen(&mut self, faults: bool) {
         let names: Vec<_> = self.nodes.keys().cloned().collect();
         let name = names[self.random.usize(..names.len())].clone();
@@ -29,7 +29,7 @@ impl World {
                 let active = actives[self.random.usize(..actives.len())];
                 self.set_unit(&name, which, active);
             }
-            // As `Restart=` does.
+            // The unit fails and starts again, as with `Restart=`.
             40..=45 => {
                 self.set_unit(&name, which, "failed");
                 self.set_unit(&name, which, "activating");
@@ -53,7 +53,8 @@ impl World {
                 self.end(&name, State::Exited { code, oom: false });
             }
             70..=71 => {
-                // By its policy; or as `docker restart` does, with an end that is over at once.
+                // The container starts again by its policy, or as after `docker restart`, where its
+                // end is over at once.
                 let restarts = self.node(&name).container.as_ref();
                 let state = if restarts.is_some_and(|now| now.restarts) {
                     State::Restarting
@@ -101,12 +102,12 @@ impl World {
         }
     }
 
-    /// Whether the engine could not be asked at some moment from then on.
+    /// Returns whether the engine was unreachable at some moment since then.
     pub(super) fn was_out_since(&self, then: Instant) -> bool {
         self.outage || self.out.is_some_and(|until| until >= then)
     }
 
-    /// How much later than usual answers may be.
+    /// Returns how much later than usual a reply may be.
     pub(super) fn slowness(&self) -> Duration {
         let of_late = |slow: Instant| slow.elapsed() < Duration::from_secs(12);
         if self.latency > MS || self.slow.is_some_and(of_late) {
@@ -116,7 +117,7 @@ impl World {
         }
     }
 
-    /// Everything of a node is as it should be.
+    /// Puts everything of a node in order.
     pub(super) fn heal(&mut self, name: &str) {
         if self.node(name).container.is_none() {
             self.create(name);

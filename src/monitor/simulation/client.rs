@@ -1,8 +1,8 @@
-//! Who waits, and holds what is said against the truth.
+//! The clients of the simulation, which wait and compare the events with the truth.
 
 use super::*;
 
-/// Follows a wait, and holds what it says against the truth.
+/// Follows a wait, and compares its events with the truth.
 pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
     let started = Instant::now();
     let policy = request.failure_policy;
@@ -27,7 +27,8 @@ pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
         }
         match event {
             WaitEvent::Node(report) => {
-                // What is told at first may be what others have seen; soon the wait has looked itself.
+                // The first report may contain what the watcher saw for other waits. Soon the wait
+                // has a look of its own.
                 let has_looked = started.elapsed() > LATE + slow && !world.was_out_since(started);
                 if report.probes[0].result.is_passed() && has_looked {
                     let now = Instant::now();
@@ -60,7 +61,8 @@ pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
 }
 
 impl World {
-    /// A run that was seen and that has ended is the end of the wait, whatever came after it.
+    /// Checks that no run that the wait had seen has ended. Such an end also ends the wait,
+    /// whatever comes after it.
     fn judge_runs(&mut self, said: &str, alive: &BTreeMap<NodeName, Instant>, slow: Duration) {
         let until = Instant::now().checked_sub(LATE + slow).unwrap();
         for (name, seen) in alive {
@@ -91,7 +93,8 @@ impl World {
                     if !node.was_ready(target.role, late + slow) {
                         wrong.push(format!("{} was not ready: {}", target.node, node.of_late()));
                     }
-                    // Some moment of the window in which it was not up would have been seen.
+                    // The wait would have seen any moment of the window in which the node was not
+                    // up for long enough.
                     let undone = |from: Instant, until: Instant, truth: &Truth| {
                         !truth.up && until.saturating_duration_since(from) > LATE + UNTOLD
                     };

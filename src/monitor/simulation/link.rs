@@ -1,4 +1,4 @@
-//! What is asked of the world: an engine, and the ways into its nodes.
+//! The interfaces of the simulated world: an engine, and the links to its nodes.
 
 use super::*;
 
@@ -83,7 +83,7 @@ pub(super) fn unreachable(action: String) -> EngineError {
     }
 }
 
-/// A way into one run of one node.
+/// A link to one run of one node.
 pub(super) struct SimLink {
     sim: Sim,
     node: String,
@@ -110,7 +110,7 @@ impl SimLink {
         }
     }
 
-    /// What is read in the node's container, if it is still that run and can answer.
+    /// Reads from the node's container, if the container is still in that run and can reply.
     pub(super) fn read<T>(
         &self,
         world: &mut World,
@@ -217,7 +217,7 @@ impl Link for SimLink {
     ) -> Reply<SystemdState> {
         let result = loop {
             match self.look(question, listener).await {
-                // A paused node answers once it goes on.
+                // A paused node replies once it is unpaused.
                 Err(LinkError::Slow { .. }) if Instant::now() < by => sleep(20 * MS).await,
                 other => break other,
             }

@@ -1,16 +1,17 @@
-//! The promises of a wait, held against chance: an engine, nodes and a clock that do whatever a seed
-//! says, and the real thing in the middle of them.
+//! Tests the promises of a wait in a random simulation: a seed determines what the engine, the
+//! nodes and the clock do, and the real monitor runs in the middle of them.
 //!
-//! The world knows how each node truly is at every moment. Whatever a wait says is held against that:
+//! The world knows the true state of each node at every moment. The simulation compares everything
+//! that a wait reports with it:
 //!
-//! - READY only if every node truly was, a moment ago (law 1);
-//! - a reason, always, and the first within about a second (law 2);
-//! - READY in time, once a node truly is and stays so;
-//! - TERMINAL only if a node truly was past help;
-//! - nothing left once the last client has gone (law 4).
+//! - A wait is READY only if every node truly was ready a moment ago (law 1).
+//! - A wait always has a reason, and the first within about a second (law 2).
+//! - A wait is READY in time, once every node truly is ready and stays so.
+//! - A wait is TERMINAL only if a node truly was past help.
+//! - Nothing is left once the last client has gone (law 4).
 //!
-//! A seed that breaks one is printed. `READYD_SEED=N` plays it again, `READYD_STEPS=N` plays as many
-//! steps as wanted, `READYD_SECONDS=N` for no longer than that.
+//! The test prints a seed that breaks a promise. `READYD_SEED=N` runs that seed again,
+//! `READYD_STEPS=N` sets the number of steps, and `READYD_SECONDS=N` limits the time.
 
 mod chance;
 mod client;
@@ -54,22 +55,23 @@ use link::SimLink;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// How long ago what is said may have been true: as long as looking takes here.
+/// How old a reported state may be: as long as a look takes here.
 const LATE: Duration = Duration::from_millis(250);
 
-/// How long ago what nobody tells may have been: it is asked for again after a poll interval.
+/// How old a reported state may be if no signal announces its changes: it is queried again after a
+/// poll interval.
 const UNTOLD: Duration = Duration::from_millis(1500);
 
-/// Within which time a node that is ready, and stays so, is said to be: events may have been lost, and
-/// the resync makes good for them.
+/// The time in which a node that is ready and stays so has to be reported ready: events may have
+/// been lost, and then the resync makes up for them.
 const IN_TIME: Duration = Duration::from_secs(45);
 
-/// The same where nothing is lost.
+/// The same time for a world in which nothing is lost.
 const SOON: Duration = Duration::from_secs(2);
 
 const ROLES: [Option<Role>; 3] = [None, Some(Role::Worker), Some(Role::Controller)];
 
-/// A unit as it truly is.
+/// The true state of a unit.
 #[derive(Debug, Clone)]
 struct TrueUnit {
     active: &'static str,
@@ -80,7 +82,7 @@ struct TrueUnit {
     since: Instant,
 }
 
-/// A container as it truly is.
+/// The true state of a container.
 struct TrueContainer {
     id: ContainerId,
     run: u64,
@@ -90,36 +92,37 @@ struct TrueContainer {
     system: &'static str,
     units: BTreeMap<&'static str, TrueUnit>,
     rpc: bool,
-    /// Whether its bus tells of changes.
+    /// Whether the container's bus sends signals about changes.
     tells: bool,
-    /// Which of its buses is the one now: another one after each break.
+    /// The number of the current bus: each break of the bus makes a new one.
     bus: u64,
     ears: Vec<Weak<Inbox>>,
-    /// When the last signal arrives: they come in order.
+    /// When the last signal arrives. Signals arrive in order.
     last_signal: Instant,
 }
 
-/// A node, and how it has been.
+/// A node, and the history of its state.
 struct TrueNode {
     role: Option<Role>,
     container: Option<TrueContainer>,
     history: VecDeque<(Instant, Truth)>,
-    /// When runs ended, of which container: those that nothing starts again by itself.
+    /// When a run ended that nothing starts again by itself, and the container that it was a run
+    /// of.
     ended: VecDeque<(Instant, ContainerId)>,
 }
 
-/// How a node is, as far as a wait can tell.
+/// The state of a node, as far as a wait can know it.
 #[allow(clippy::struct_excessive_bools, reason = "each is so by itself")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Truth {
-    /// All but what follows.
+    /// Whether everything is up that the other fields do not cover.
     up: bool,
-    /// systemd as a whole, which does not tell of all its changes.
+    /// Whether systemd as a whole is up. It does not send a signal for each of these changes.
     system: bool,
     rpc: bool,
     slurmd_since: Option<Instant>,
     past_help: bool,
-    /// Since when it has ended, where its policy may start it again.
+    /// When the container ended, if its policy may start it again.
     may_start_since: Option<Instant>,
 }
 
@@ -127,17 +130,17 @@ struct World {
     random: fastrand::Rng,
     nodes: BTreeMap<String, TrueNode>,
     ids: u64,
-    /// Why nothing can be asked of the engine, while it cannot.
+    /// Whether the engine is unreachable.
     outage: bool,
-    /// When the last such time ended.
+    /// When the last outage ended.
     out: Option<Instant>,
-    /// How long the engine takes.
+    /// How long the engine takes to reply.
     latency: Duration,
-    /// When it was slow last: calls from then may still be on their way.
+    /// When the engine was slow last: calls from then may still be in flight.
     slow: Option<Instant>,
     subscribers: Vec<mpsc::UnboundedSender<Result<ContainerEvent, EngineError>>>,
     past: VecDeque<ContainerEvent>,
-    /// How many of a hundred events are lost, and told twice.
+    /// How many of a hundred events are lost, and how many arrive twice.
     lost: u32,
     twice: u32,
     links: Arc<AtomicUsize>,
@@ -176,12 +179,12 @@ impl Sim {
         self.0.lock().unwrap()
     }
 
-    /// The number of the last signal.
+    /// Returns the number of the last signal.
     fn signals(&self) -> u64 {
         self.world().signals.last()
     }
 
-    /// Some time up to that.
+    /// Returns a random time up to that.
     fn some(&self, most: Duration) -> Duration {
         let micros = most.as_micros() as u64;
         Duration::from_micros(self.world().random.u64(0..=micros))
@@ -216,9 +219,9 @@ impl Spawner for Paused {
     clippy::too_many_lines,
     reason = "one play, from the first act to the last"
 )]
-/// Plays one seed for that many steps; tells what went wrong, and the verdicts that there were.
+/// Runs one seed for that many steps. Returns the violations, and how often each verdict came.
 async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64>) {
-    // The clock begins late enough for the past to be reckoned with.
+    // The clock starts late enough that the code can subtract from its first instants.
     tokio::time::advance(Duration::from_secs(600)).await;
     let sim = Sim::new(seed);
     let faults = seed.is_multiple_of(2);
@@ -284,7 +287,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
         }
     }
 
-    // Everything is well from now on: whoever waits is told so in time.
+    // Everything works from now on, so a wait has to become ready in time.
     for client in clients {
         client.abort();
     }
@@ -314,7 +317,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
     };
     let in_time = if faults { IN_TIME } else { SOON };
     let wait = monitor.wait(&Identity::Local, request);
-    // By then it waits for the last unit, and asks for nothing that is told.
+    // By then the wait only waits for the last unit, and queries nothing that a signal announces.
     sleep(Duration::from_secs(10)).await;
     for name in &names {
         sim.world().heal(name);
@@ -386,7 +389,7 @@ fn whatever_happens_the_promises_hold() {
         done += EACH;
     }
     println!("{done} steps, without a violation: {verdicts:?}");
-    // A world in which nothing is ever ready would prove nothing.
+    // A world in which no node is ever ready would prove nothing.
     for verdict in ["ready", "terminal", "timed out"] {
         assert!(verdicts.contains_key(verdict), "{verdicts:?}");
     }

@@ -1,4 +1,4 @@
-//! What truly happens, and how it has been.
+//! The true events of the world, and the history of its nodes.
 
 use super::*;
 
@@ -150,7 +150,7 @@ impl World {
         }
     }
 
-    /// Tells whoever listens on the node's bus.
+    /// Sends a signal to the inboxes that listen on the node's bus.
     pub(super) fn signal(&mut self, name: &str, unit: Option<&'static str>) {
         self.note(name);
         let delay = Duration::from_micros(self.random.u64(0..5000));
@@ -173,7 +173,8 @@ impl World {
         });
     }
 
-    /// Breaks the node's bus: who listened hears that, and nothing more.
+    /// Breaks the node's bus. The inboxes that listened learn that signals were lost, and receive
+    /// nothing more.
     pub(super) fn hang_up(&mut self, name: &str) {
         let delay = Duration::from_micros(self.random.u64(0..5000));
         let Some(container) = &mut self.node(name).container else {
@@ -216,7 +217,7 @@ impl World {
             1
         };
         for _ in 0..times {
-            // In any order: what came first may be told last.
+            // Events arrive in any order: the first event may arrive last.
             let delay = Duration::from_micros(self.random.u64(0..20_000));
             for subscriber in self.subscribers.clone() {
                 let event = event.clone();
@@ -228,7 +229,7 @@ impl World {
         }
     }
 
-    /// Writes down how the node is from now on.
+    /// Records the state of the node from now on.
     pub(super) fn note(&mut self, name: &str) {
         let now = Instant::now();
         let node = self.node(name);
@@ -242,7 +243,7 @@ impl World {
     }
 }
 
-/// What `systemctl is-active` calls active.
+/// Returns whether `systemctl is-active` calls this state active.
 pub(super) fn is_up(active: &str) -> bool {
     matches!(active, "active" | "reloading")
 }
@@ -277,14 +278,14 @@ pub(super) fn truth(node: &TrueNode) -> Truth {
 }
 
 impl TrueNode {
-    /// How it has been of late, by how long ago.
+    /// Describes the node's latest states, with how long ago each began.
     pub(super) fn of_late(&self) -> String {
         let newest = self.history.iter().rev().take(12);
         let lines = newest.map(|(from, truth)| format!("\n    {:?} ago {truth:?}", from.elapsed()));
         lines.collect()
     }
 
-    /// Whether that held at some moment from then on.
+    /// Returns whether that held at some moment since then.
     pub(super) fn held_since(
         &self,
         then: Instant,
@@ -303,8 +304,8 @@ impl TrueNode {
         false
     }
 
-    /// Whether trying again could not help at some moment from then on: what a policy may start again
-    /// has to have stayed as it was for a second.
+    /// Returns whether trying again could not help at some moment since then. A container that its
+    /// policy may start again has to have stayed as it was for a second.
     pub(super) fn was_past_help(&self, then: Instant) -> bool {
         let second = Duration::from_secs(1);
         self.held_since(then, |_, until, truth| {
@@ -315,12 +316,12 @@ impl TrueNode {
         })
     }
 
-    /// Whether a run has ended between these instants that nothing starts again by itself.
+    /// Returns whether a run ended between these instants that nothing starts again by itself.
     pub(super) fn has_ended(&self, from: Instant, until: Instant) -> bool {
         (self.ended.iter()).any(|(at, _)| (from..=until).contains(at))
     }
 
-    /// Whether a run of the container that is there now has ended between these instants, and nothing
+    /// Returns whether a run of the current container ended between these instants, and nothing
     /// starts it again by itself.
     pub(super) fn has_been_restarted(&self, from: Instant, until: Instant) -> bool {
         let Some(now) = &self.container else {
@@ -331,7 +332,7 @@ impl TrueNode {
         self.ended.iter().any(ended)
     }
 
-    /// Whether it was ready a moment ago, as far as these probes go.
+    /// Returns whether the node was ready a moment ago, as far as the probes of its role can tell.
     pub(super) fn was_ready(&self, role: Option<Role>, late: Duration) -> bool {
         let now = Instant::now();
         let start = |late| now.checked_sub(late).unwrap();

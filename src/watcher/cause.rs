@@ -1,0 +1,28 @@
+//! What made readyd look.
+
+use std::sync::Arc;
+
+use crate::report::Trigger;
+
+/// What made readyd look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cause {
+    pub(crate) trigger: Trigger,
+    /// What happened, where something did: the engine's word, or a unit's name.
+    pub(crate) detail: Arc<str>,
+}
+
+impl Cause {
+    pub(super) fn initial() -> Self {
+        Self::without_detail(Trigger::Initial)
+    }
+
+    pub(super) fn poll() -> Self {
+        Self::without_detail(Trigger::Poll)
+    }
+
+    fn without_detail(trigger: Trigger) -> Self {
+        let detail = Arc::from("");
+        Self { trigger, detail }
+    }
+}

@@ -1,0 +1,99 @@
+//! When something is asked for again though nothing tells that it has changed.
+
+use tokio::time::Instant;
+
+use super::{
+    cached::Cached,
+    probe_set::Mode,
+    schedule::{ENGINE_RETURN, RESYNC, banner_interval, earlier},
+    session::SystemdReply,
+    state::{Answer, EngineBack, NodeState},
+};
+use crate::{
+    container::{Container, State},
+    environment::after,
+    probe::{Method, Probe, ProbeKind, container},
+};
+
+impl NodeState {
+    /// When the container has to be inspected again though no event tells of it.
+    pub(super) fn container_due(&self) -> Instant {
+        let span = self.container.span();
+        let container = match self.container.value() {
+            Some(Ok(Some(container))) => Some(container),
+            _ => None,
+        };
+        let runs = container.is_some_and(|container| container.state == State::Running);
+        let due = match (self.container_events_live(), runs) {
+            (true, _) => span.answered + RESYNC,
+            (false, true) => after(span.answered, self.poll()),
+            (false, false) => self.retry_at(&self.container),
+        };
+        let confirmed = container.and_then(|container| {
+            let finding = container::judge(&self.node, container);
+            self.confirmations
+                .judge(finding, span, Mode::Wait)
+                .confirm_at
+        });
+        let back = container.and_then(|container| self.engine_return(container));
+        let comes = |at: &Instant| span.asked < *at;
+        let soonest = earlier(back.filter(comes), confirmed.filter(comes));
+        soonest.map_or(due, |soonest| due.min(soonest))
+    }
+
+    /// When systemd has to be asked again for a probe though nothing is signalled.
+    pub(super) fn systemd_due(&self, probe: &Probe, stops: bool) -> Instant {
+        let systemd = &self.systemd;
+        let answered = systemd.span().answered;
+        let retry = || self.retry_at(systemd);
+        match systemd.value().map(|reply| &reply.result) {
+            Some(Ok(state)) if state.subscribed => {
+                let is_systemd = matches!(probe.kind(), ProbeKind::Builtin(Method::Systemd));
+                // The end of a boot is signalled; how else the state changes is not.
+                let boots = matches!(state.system.as_str(), "starting" | "initializing");
+                if stops && is_systemd && !boots {
+                    retry()
+                } else {
+                    answered + RESYNC
+                }
+            }
+            _ if stops => retry(),
+            _ => after(answered, self.poll()),
+        }
+    }
+
+    /// When a probe's own query has to be run again.
+    pub(super) fn answer_due(
+        &self,
+        answer: &Answer,
+        stops: bool,
+        stands_with_unit: bool,
+    ) -> Option<Instant> {
+        let answered = answer.cached.span().answered;
+        let poll = self.poll();
+        let systemd = self.systemd.value();
+        let subscribed = systemd.is_some_and(SystemdReply::is_subscribed);
+        match (stops, stands_with_unit) {
+            (true, _) => Some(self.retry_at(&answer.cached)),
+            (false, true) if subscribed => None,
+            (false, true) => Some(after(answered, banner_interval(poll))),
+            (false, false) => Some(after(answered, poll)),
+        }
+    }
+
+    /// When something is asked for again that no event tells of.
+    pub(super) fn retry_at<T>(&self, cached: &Cached<T>) -> Instant {
+        cached.retry_at(self.schedule.quiet_since, self.poll())
+    }
+
+    /// Until when an ended container may still be started again by an engine that has come back.
+    pub(super) fn engine_return(&self, container: &Container) -> Option<Instant> {
+        let back = match self.engine.back? {
+            EngineBack::Since(back) => back,
+            // What was seen before it went away does not count, either.
+            EngineBack::NotYet => self.container.span().asked,
+        };
+        let ended = matches!(container.state, State::Exited { .. } | State::Dead);
+        (ended && container.restarts).then(|| back + ENGINE_RETURN)
+    }
+}

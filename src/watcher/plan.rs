@@ -1,0 +1,181 @@
+//! What has to be done next: commands, and when to look again though nothing arrives.
+
+use tokio::time::Instant;
+
+use super::{
+    cached::Cached,
+    clients::WantedSet,
+    evaluate::evaluate,
+    evaluation::{Evaluation, Needs, Subject},
+    interpret::unit_behind,
+    probe_set::SetId,
+    schedule::earlier,
+    state::{Answer, Command, NodeState, units_of},
+};
+use crate::{probe::Probe, unit::UnitQuestion};
+
+/// What a node's actor does next.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) commands: Vec<Command>,
+    /// When to evaluate again though nothing arrives.
+    pub(super) wake: Option<Instant>,
+}
+
+impl NodeState {
+    /// Evaluates every set that is wanted.
+    pub(super) fn evaluate_all(&self, now: Instant) -> Vec<(SetId, Evaluation)> {
+        let evaluated = |set: &WantedSet| (set.id, evaluate(set.id, &set.probes, self, now));
+        self.wanted.iter().map(evaluated).collect()
+    }
+
+    /// What to do next, after these evaluations. Queries are in flight from then on.
+    pub(super) fn plan(&mut self, evaluations: &[(SetId, Evaluation)], now: Instant) -> Plan {
+        let mut needs = Needs::default();
+        for (id, evaluation) in evaluations {
+            match evaluation.passed_since {
+                Some(since) => self.passing.insert(*id, since),
+                None => self.passing.remove(id),
+            };
+            needs.container |= evaluation.needs.container;
+            needs.systemd |= evaluation.needs.systemd;
+            needs.wake = earlier(needs.wake, evaluation.needs.wake);
+            needs.probes.extend(evaluation.needs.probes.iter().cloned());
+            needs.due.extend(evaluation.needs.due.iter().cloned());
+            for subject in &evaluation.needs.refresh {
+                self.refresh_subject(subject, &mut needs);
+            }
+        }
+        let mut wake = needs.wake.filter(|at| *at > now);
+        for (subject, due) in std::mem::take(&mut needs.due) {
+            if due > now {
+                wake = earlier(wake, Some(due));
+            } else if !self.container.is_in_flight() && !needs.container {
+                // While the container is inspected nothing new begins: that has to be the last look.
+                self.expire(subject, &mut needs);
+            }
+        }
+        let mut commands = std::mem::take(&mut self.intake.commands);
+        if needs.container && !self.container.is_in_flight() {
+            self.engine.events_live_at_inspection = self.engine.events_live;
+            self.container.start(now);
+            commands.push(Command::Inspect);
+        }
+        if needs.systemd && !self.systemd.is_in_flight() && !self.must_queue() {
+            match self.start_systemd(now) {
+                Ok(command) => commands.extend(command),
+                Err(later) => wake = earlier(wake, Some(later)),
+            }
+        }
+        for probe in needs.probes {
+            if !self.must_queue() {
+                commands.extend(self.start_probe(&probe, now));
+            }
+        }
+        Plan { commands, wake }
+    }
+
+    fn refresh_subject(&mut self, subject: &Subject, needs: &mut Needs) {
+        match subject {
+            Subject::Container => {
+                self.container.refresh();
+                needs.container = true;
+            }
+            Subject::Systemd => {
+                self.systemd.refresh();
+                needs.systemd = true;
+            }
+            Subject::Probe(key) => {
+                if let Some(answer) = self.answers.get_mut(key) {
+                    answer.cached.refresh();
+                    needs.probes.push(answer.probe.clone());
+                }
+            }
+        }
+    }
+
+    fn expire(&mut self, subject: Subject, needs: &mut Needs) {
+        match subject {
+            Subject::Container if !self.container.needs_query() => {
+                self.container.expire();
+                needs.container = true;
+            }
+            Subject::Systemd if !self.systemd.needs_query() && !self.must_queue() => {
+                self.systemd.expire();
+                needs.systemd = true;
+            }
+            Subject::Probe(key) => {
+                if let Some(answer) = self.answers.get_mut(&key)
+                    && !answer.cached.needs_query()
+                {
+                    answer.cached.expire();
+                    needs.probes.push(answer.probe.clone());
+                }
+            }
+            Subject::Container | Subject::Systemd => {}
+        }
+    }
+
+    /// Whether another query would only wait for a command in the node, of which there is one at a
+    /// time: then what is being waited for is that command's reply.
+    fn must_queue(&self) -> bool {
+        let systemd = self.systemd.value();
+        let by_command = systemd.is_some_and(|reply| !reply.is_subscribed());
+        by_command
+            && self
+                .answers
+                .values()
+                .any(|answer| answer.cached.is_in_flight())
+    }
+
+    /// Starts a query of systemd; or tells when one may be started: a storm of signals is followed in
+    /// step.
+    fn start_systemd(&mut self, now: Instant) -> Result<Option<Command>, Instant> {
+        if !self.in_session {
+            return Ok(None);
+        }
+        if !self.systemd.is_valid() {
+            self.schedule.pace.take(now)?;
+        }
+        self.systemd.start(now);
+        Ok(Some(Command::QuerySystemd(self.question())))
+    }
+
+    fn start_probe(&mut self, probe: &Probe, now: Instant) -> Option<Command> {
+        if !self.in_session {
+            return None;
+        }
+        let query = self.start_query(probe, now)?;
+        let unit = self.unit_of(probe).cloned();
+        Some(Command::QueryProbe(probe.clone(), query, unit))
+    }
+
+    /// Notes that a probe's query is in flight, and gives its number; none if one already is.
+    pub(super) fn start_query(&mut self, probe: &Probe, now: Instant) -> Option<u64> {
+        let behind = unit_behind(probe, self.systemd.value());
+        let answer = self.answers.entry(probe.key()).or_insert_with(|| Answer {
+            probe: probe.clone(),
+            unit: None,
+            query: 0,
+            cached: Cached::new(now),
+        });
+        if answer.cached.is_in_flight() {
+            return None;
+        }
+        self.intake.queries += 1;
+        answer.cached.start(now);
+        answer.unit = behind;
+        answer.query = self.intake.queries;
+        Some(answer.query)
+    }
+
+    /// All units that any set goes by, in one question.
+    fn question(&self) -> UnitQuestion {
+        let units = units_of(&self.wanted_probes(), true);
+        UnitQuestion {
+            proofs: units.clone(),
+            units,
+            journal: self.journal,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The queries of one node in flight: commands start them, and they end as inputs.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
+
+use super::{
+    context::{Context, NodeKey},
+    schedule::QUERY_LIMIT,
+    session::NodeSession,
+    span::Span,
+    state::Input,
+};
+use crate::{
+    container::Container,
+    inbox::Inbox,
+    probe::Probe,
+    unit::{Unit, UnitQuestion},
+};
+
+/// A query in flight, which gives an input.
+type Query = BoxFuture<'static, Input>;
+
+/// The session with a node, and the queries in flight: one inspection, one of systemd's, and one for
+/// each probe at most.
+pub(super) struct Queries {
+    context: Arc<Context>,
+    key: NodeKey,
+    inbox: Arc<Inbox>,
+    session: Option<Arc<NodeSession>>,
+    inspection: Option<Query>,
+    systemd: Option<Query>,
+    probes: FuturesUnordered<Query>,
+}
+
+impl Queries {
+    pub(super) fn new(context: Arc<Context>, key: NodeKey, inbox: Arc<Inbox>) -> Self {
+        Self {
+            context,
+            key,
+            inbox,
+            session: None,
+            inspection: None,
+            systemd: None,
+            probes: FuturesUnordered::new(),
+        }
+    }
+
+    /// Completes with the input of a query that has ended; never, if none is in flight.
+    ///
+    /// Inspections come first: what the container is decides what the rest is worth.
+    pub(super) async fn next(&mut self) -> Input {
+        tokio::select! {
+            biased;
+            input = next(&mut self.inspection) => input,
+            input = next(&mut self.systemd) => input,
+            Some(input) = self.probes.next(), if !self.probes.is_empty() => input,
+        }
+    }
+
+    pub(super) fn start_session(&mut self, container: Container) {
+        let NodeKey { identity, node } = self.key.clone();
+        let session = NodeSession::new(Arc::clone(&self.context), identity, node, container);
+        self.session = Some(Arc::new(session));
+    }
+
+    /// Drops the session, and every query in it.
+    pub(super) fn end_session(&mut self) {
+        self.session = None;
+        self.systemd = None;
+        self.probes = FuturesUnordered::new();
+    }
+
+    /// Drops every query, and keeps the session.
+    pub(super) fn cancel(&mut self) {
+        self.inspection = None;
+        self.systemd = None;
+        self.probes = FuturesUnordered::new();
+    }
+
+    pub(super) fn renew_link(&self) {
+        if let Some(session) = &self.session {
+            session.renew_link();
+        }
+    }
+
+    pub(super) fn inspect(&mut self, now: Instant) {
+        let context = Arc::clone(&self.context);
+        let NodeKey { identity, node } = self.key.clone();
+        self.inspection = Some(Box::pin(async move {
+            let by = now + QUERY_LIMIT;
+            let inspected = context.container(&identity, &node, by).await;
+            Input::Inspected(inspected, Span::new(now, context.environment.now()))
+        }));
+    }
+
+    pub(super) fn query_systemd(&mut self, question: UnitQuestion, now: Instant) {
+        let Some(session) = self.session.clone() else {
+            return;
+        };
+        let inbox = Arc::clone(&self.inbox);
+        self.systemd = Some(Box::pin(async move {
+            let by = now + QUERY_LIMIT;
+            Input::Systemd(session.systemd(&question, Some(&inbox), by).await)
+        }));
+    }
+
+    pub(super) fn query_probe(
+        &mut self,
+        probe: Probe,
+        query: u64,
+        unit: Option<Unit>,
+        now: Instant,
+    ) {
+        let Some(session) = self.session.clone() else {
+            return;
+        };
+        self.probes.push(Box::pin(async move {
+            let by = now + QUERY_LIMIT;
+            let reply = session.probe(&probe, unit.as_ref(), by).await;
+            Input::Probe(probe.key(), query, reply)
+        }));
+    }
+}
+
+/// Completes with the input of a query; never, if it is not in flight.
+async fn next(query: &mut Option<Query>) -> Input {
+    let Some(in_flight) = query else {
+        return std::future::pending().await;
+    };
+    let input = in_flight.await;
+    *query = None;
+    input
+}
