@@ -81,7 +81,7 @@ impl Meter {
             .iter()
             .map(|node| docker(&["inspect", "-f", "{{.Id}}", &node.0]));
         Self {
-            processes: [vec![serve.child.id()], monitor()].concat(),
+            processes: [vec![serve.child.id()], engine()].concat(),
             nodes: ids.collect(),
         }
     }
@@ -103,14 +103,14 @@ impl Meter {
 }
 
 /// Returns the pids of dockerd, containerd and their shims.
-fn monitor() -> Vec<u32> {
+fn engine() -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        let monitor = ["dockerd", "containerd"]
+        let engine = ["dockerd", "containerd"]
             .iter()
             .any(|part| name.starts_with(part));
-        monitor.then_some(pid)
+        engine.then_some(pid)
     });
     processes.collect()
 }

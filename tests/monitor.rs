@@ -724,6 +724,28 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
 }
 
 #[tokio::test(start_paused = true)]
+async fn nodes_whose_answers_take_seconds_have_a_common_moment_too() {
+    let slow = |name| {
+        let mut node = FakeNode::ready(name, Some("controller"));
+        node.delay = 1500 * MS;
+        node
+    };
+    let fake = FakeEngine::new([slow("aa"), slow("bb")]);
+    let monitor = monitor(&fake);
+    for stable_for in [0, 5000] {
+        let request = WaitRequest {
+            stable_for: Duration::from_millis(stable_for),
+            ..request(&["aa", "bb"])
+        };
+        let (reports, result) = told(monitor.wait(&ME, request)).await;
+        assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+        assert!(result.elapsed < 25_000 * MS, "{:?}", result.elapsed);
+        let ready = |report: &&Arc<NodeReport>| report.state == NodeState::Ready;
+        assert_eq!(reports.iter().filter(ready).count(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_recreated_container_inherits_nothing() {
     let fake = FakeEngine::new([FakeNode::ready("c", Some("controller"))]);
     let mut other = FakeNode::ready("w", Some("worker"));

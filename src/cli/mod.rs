@@ -65,7 +65,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct MonitorArguments {
-    /// The URL of the Docker Engine, unix:///PATH or tcp://HOST:PORT [default: `DOCKER_HOST`, else
+    /// The URL of the Docker Engine, `unix:///PATH` or `tcp://HOST:PORT` [default: `DOCKER_HOST`, else
     /// Docker's usual socket]
     #[arg(long, value_name = "URL")]
     docker_host: Option<DockerHost>,

@@ -10,11 +10,7 @@
 
 use tokio::time::Instant;
 
-use super::{
-    cause::Cause,
-    schedule::{STANDS, retry},
-    span::Span,
-};
+use super::{cause::Cause, schedule::retry, span::Span};
 
 /// Whether a reply still counts; what is later in this order counts less.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +49,6 @@ enum Refresh {
 
 #[derive(Debug)]
 struct Query {
-    started: Instant,
     /// Whether it was started only because it was time.
     is_routine: bool,
     /// Whether something has happened since.
@@ -110,11 +105,6 @@ impl<T> Cached<T> {
         query.is_some_and(|query| query.is_routine && !query.invalidated)
     }
 
-    /// Until when a reply that has passed stands while the query in flight has no reply.
-    pub(super) fn stands_until(&self) -> Option<Instant> {
-        self.query.as_ref().map(|query| query.started + STANDS)
-    }
-
     /// When it is asked for again where no event tells of changes.
     pub(super) fn retry_at(&self, quiet_since: Instant, poll: std::time::Duration) -> Instant {
         retry(self.span, quiet_since, poll, self.jitter)
@@ -153,7 +143,7 @@ impl<T> Cached<T> {
     }
 
     /// A query is started.
-    pub(super) fn start(&mut self, now: Instant) {
+    pub(super) fn start(&mut self) {
         let is_routine =
             self.refresh == Refresh::Expired && self.is_valid() && self.value.is_some();
         let cause = match self.cause.take() {
@@ -161,7 +151,6 @@ impl<T> Cached<T> {
             cause => cause,
         };
         self.query = Some(Query {
-            started: now,
             is_routine,
             invalidated: false,
             again: false,
@@ -202,7 +191,7 @@ impl<T> Cached<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use super::*;
     use crate::report::Trigger;
@@ -218,7 +207,7 @@ mod tests {
 
     fn stored() -> (Cached<u32>, Instant) {
         let (mut cached, now) = self::cached();
-        cached.start(now);
+        cached.start();
         store(&mut cached, 1, now);
         (cached, now)
     }
@@ -234,12 +223,12 @@ mod tests {
     fn a_reply_is_doubtful_if_something_has_happened_while_it_was_in_flight() {
         let (mut cached, now) = cached();
         assert!(cached.needs_query());
-        cached.start(now);
+        cached.start();
         cached.invalidate(None);
         store(&mut cached, 1, now);
         assert_eq!(cached.freshness(), Freshness::Doubtful);
         assert!(cached.needs_query());
-        cached.start(now);
+        cached.start();
         store(&mut cached, 2, now);
         assert!(cached.is_valid() && !cached.needs_query());
         assert_eq!(cached.value(), Some(&2));
@@ -256,7 +245,7 @@ mod tests {
     #[test]
     fn a_change_that_the_reply_includes_invalidates_only_what_was_there_before() {
         let (mut cached, now) = stored();
-        cached.start(now);
+        cached.start();
         cached.invalidate_value(None);
         assert!(!cached.is_valid());
         store(&mut cached, 2, now);
@@ -268,11 +257,11 @@ mod tests {
         let (mut cached, now) = stored();
         cached.refresh();
         assert!(cached.is_valid() && cached.needs_query());
-        cached.start(now);
+        cached.start();
         cached.refresh();
         store(&mut cached, 2, now);
         assert!(cached.needs_query(), "that query was an older one");
-        cached.start(now);
+        cached.start();
         store(&mut cached, 3, now);
         assert!(!cached.needs_query());
     }
@@ -280,11 +269,11 @@ mod tests {
     #[test]
     fn only_a_routine_query_is_one_that_should_find_nothing_new() {
         let (mut cached, now) = cached();
-        cached.start(now);
+        cached.start();
         assert!(!cached.is_routine(), "nothing was known before");
         store(&mut cached, 1, now);
         cached.expire();
-        cached.start(now);
+        cached.start();
         assert!(cached.is_routine());
         cached.invalidate(None);
         assert!(!cached.is_routine(), "an event came in time");
@@ -294,18 +283,18 @@ mod tests {
     fn a_reply_names_what_its_query_was_started_for() {
         let (mut cached, now) = stored();
         cached.expire();
-        cached.start(now);
+        cached.start();
         assert_eq!(store(&mut cached, 2, now), Some(Cause::poll()));
         cached.invalidate(Some(&died()));
         cached.expire();
-        cached.start(now);
+        cached.start();
         assert_eq!(
             store(&mut cached, 3, now),
             Some(died()),
             "the event came first"
         );
         cached.refresh();
-        cached.start(now);
+        cached.start();
         assert_eq!(
             store(&mut cached, 4, now),
             None,
@@ -317,10 +306,10 @@ mod tests {
     fn an_event_while_a_poll_is_in_flight_is_the_cause_of_the_next_query() {
         let (mut cached, now) = stored();
         cached.expire();
-        cached.start(now);
+        cached.start();
         cached.invalidate(Some(&died()));
         assert_eq!(store(&mut cached, 2, now), Some(Cause::poll()));
-        cached.start(now);
+        cached.start();
         assert_eq!(store(&mut cached, 3, now), Some(died()));
     }
 
@@ -328,19 +317,10 @@ mod tests {
     fn an_abandoned_query_is_started_again_for_the_same_cause() {
         let (mut cached, now) = stored();
         cached.invalidate(Some(&died()));
-        cached.start(now);
+        cached.start();
         cached.abandon();
         assert!(!cached.is_in_flight() && cached.needs_query());
-        cached.start(now);
+        cached.start();
         assert_eq!(store(&mut cached, 2, now), Some(died()));
-    }
-
-    #[test]
-    fn a_reply_stands_for_a_second_while_it_is_asked_for_once_more() {
-        let (mut cached, now) = stored();
-        assert_eq!(cached.stands_until(), None);
-        cached.expire();
-        cached.start(now);
-        assert_eq!(cached.stands_until(), Some(now + Duration::from_secs(1)));
     }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    cached::{Cached, Freshness},
+    cached::Freshness,
     evaluation::{Evaluation, Needs, Progress, Subject},
     interpret::{Found, Replies, Source, Step, next_step},
     probe_set::{Mode, ProbeSet, SetId},
     report_builder::ReportBuilder,
-    schedule::{FRESH, earlier},
+    schedule::{earlier, fresh},
     session::{ENGINE, SystemdReply},
     span::Span,
     state::{Answer, NodeState},
@@ -42,6 +42,8 @@ struct Basis {
     started: Instant,
     /// The latest that any of it but the container was answered.
     latest: Option<Instant>,
+    /// The longest that any of it took.
+    slowest: Duration,
     systemd: bool,
     /// The answers that only time can make old, and whose probe that is.
     answers: Vec<(ProbeKey, Probe)>,
@@ -54,6 +56,7 @@ impl Basis {
     fn include(&mut self, span: Span) {
         self.started = self.started.min(span.asked);
         self.latest = self.latest.max(Some(span.answered));
+        self.slowest = self.slowest.max(span.took());
     }
 
     fn rely_on(&mut self, freshness: Freshness, probe: &str) {
@@ -109,6 +112,7 @@ impl<'a> Evaluator<'a> {
         let mut basis = Basis {
             started,
             latest: None,
+            slowest: Duration::ZERO,
             systemd: false,
             answers: Vec::new(),
             freshness: Freshness::Valid,
@@ -279,15 +283,14 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Notes that a probe goes by what systemd said; none if there is no reply that counts.
+    /// Notes that a probe goes by what systemd said; none if it has said nothing. A reply that counts
+    /// stands until the next one comes, however long that takes.
     fn rely_on_systemd(&mut self, probe: &Probe) -> Option<()> {
         let systemd = &self.state.systemd;
         self.basis.systemd = true;
         self.needs.systemd |= systemd.needs_query();
         self.basis.rely_on(systemd.freshness(), probe.name());
-        let reply = systemd.value()?;
-        let stands = !no_longer_stands(systemd, reply.result.is_ok(), self.now);
-        stands.then_some(())
+        systemd.value().map(|_| ())
     }
 
     fn settle(
@@ -310,10 +313,6 @@ impl<'a> Evaluator<'a> {
             self.basis.rely_on(cached.freshness(), probe.name());
             if cached.needs_query() {
                 self.needs.probes.push(probe.clone());
-                if no_longer_stands(cached, passes, self.now) {
-                    return None;
-                }
-                self.needs.wake = earlier(self.needs.wake, cached.stands_until());
             }
             stands_with_unit = passes && probe.stands_with_its_unit() && unit.is_some();
             if !stands_with_unit {
@@ -365,8 +364,9 @@ impl<'a> Evaluator<'a> {
         let systemd = self.state.systemd.span();
         let container = self.state.container.span();
         let latest = self.basis.latest.unwrap_or(container.asked);
+        let fresh = fresh(self.basis.slowest);
         // Not every change of systemd as a whole is signalled.
-        if self.basis.systemd && systemd.answered + FRESH < latest.max(container.asked) {
+        if self.basis.systemd && systemd.answered + fresh < latest.max(container.asked) {
             self.needs.refresh.push(Subject::Systemd);
             return Some("systemd".to_owned());
         }
@@ -375,7 +375,7 @@ impl<'a> Evaluator<'a> {
         let mut old = None;
         for (key, probe) in &self.basis.answers {
             let answer = self.state.answers.get(key);
-            let is_old = |answer: &Answer| answer.cached.span().answered + FRESH < container.asked;
+            let is_old = |answer: &Answer| answer.cached.span().answered + fresh < container.asked;
             if answer.is_some_and(is_old) {
                 self.needs.refresh.push(Subject::Probe(key.clone()));
                 old = old.or_else(|| Some(probe.name().to_owned()));
@@ -432,9 +432,4 @@ impl<'a> Evaluator<'a> {
             confirm_at: self.confirm_at,
         }
     }
-}
-
-/// Whether a reply that has passed has been asked for once more for too long to be taken for granted.
-fn no_longer_stands<T>(cached: &Cached<T>, passed: bool, now: Instant) -> bool {
-    passed && cached.stands_until().is_some_and(|until| now >= until)
 }

@@ -57,8 +57,6 @@ pub(super) struct Needs {
     pub(super) refresh: Vec<Subject>,
     /// When something will have to be asked for again.
     pub(super) due: Vec<(Subject, Instant)>,
-    /// When an evaluation will come to something else though nothing arrives.
-    pub(super) wake: Option<Instant>,
 }
 
 /// What is asked.

@@ -39,14 +39,13 @@ impl NodeState {
             };
             needs.container |= evaluation.needs.container;
             needs.systemd |= evaluation.needs.systemd;
-            needs.wake = earlier(needs.wake, evaluation.needs.wake);
             needs.probes.extend(evaluation.needs.probes.iter().cloned());
             needs.due.extend(evaluation.needs.due.iter().cloned());
             for subject in &evaluation.needs.refresh {
                 self.refresh_subject(subject, &mut needs);
             }
         }
-        let mut wake = needs.wake.filter(|at| *at > now);
+        let mut wake = None;
         for (subject, due) in std::mem::take(&mut needs.due) {
             if due > now {
                 wake = earlier(wake, Some(due));
@@ -58,7 +57,7 @@ impl NodeState {
         let mut commands = std::mem::take(&mut self.intake.commands);
         if needs.container && !self.container.is_in_flight() {
             self.engine.events_live_at_inspection = self.engine.events_live;
-            self.container.start(now);
+            self.container.start();
             commands.push(Command::Inspect);
         }
         if needs.systemd && !self.systemd.is_in_flight() && !self.must_queue() {
@@ -137,7 +136,7 @@ impl NodeState {
         if !self.systemd.is_valid() {
             self.schedule.pace.take(now)?;
         }
-        self.systemd.start(now);
+        self.systemd.start();
         Ok(Some(Command::QuerySystemd(self.question())))
     }
 
@@ -163,7 +162,7 @@ impl NodeState {
             return None;
         }
         self.intake.queries += 1;
-        answer.cached.start(now);
+        answer.cached.start();
         answer.unit = behind;
         answer.query = self.intake.queries;
         Some(answer.query)

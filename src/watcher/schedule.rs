@@ -27,10 +27,13 @@ pub(super) const ENGINE_RETURN: Duration = Duration::from_secs(10);
 
 /// How old a reply may be for a set to pass by it. Of systemd as a whole not every change is
 /// signalled, and of an answer none is.
-pub(super) const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_secs(1);
 
-/// For how long a reply that has passed stands while it is asked for once more.
-pub(super) const STANDS: Duration = Duration::from_secs(1);
+/// How old a reply may be where queries are slow: three times as old as the slowest takes. Queries that
+/// follow each other, by an exec each on a busy machine say, would else be too old for ever.
+pub(super) fn fresh(slowest: Duration) -> Duration {
+    FRESH.max(3 * slowest)
+}
 
 /// For how long a banner stands while its unit is unchanged, where changes are not signalled.
 ///
@@ -167,6 +170,12 @@ mod tests {
         let start = Instant::now();
         let span = Span::new(start, start + Duration::from_secs(1_000_000));
         assert!(retry(span, start, Duration::MAX, 1.1) > span.answered);
+    }
+
+    #[test]
+    fn what_counts_as_fresh_grows_with_what_a_query_takes() {
+        assert_eq!(fresh(10 * MS), FRESH);
+        assert_eq!(fresh(1500 * MS), 4500 * MS);
     }
 
     #[test]

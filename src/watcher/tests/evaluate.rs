@@ -146,13 +146,58 @@ fn what_is_in_doubt_has_not_passed_and_keeps_since_when_it_did() {
 }
 
 #[test]
-fn a_passed_reply_stands_for_a_second_while_it_is_asked_for_once_more() {
+fn a_passed_reply_stands_until_the_next_one_comes() {
     let mut core = Core::passed(only("registered"));
     core.at(2_000);
-    assert_eq!(core.turn().said(), ["query registered: sinfo"]);
+    let turn = core.turn();
+    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
+        panic!("{:?}", turn.said());
+    };
+    core.at(15_000);
+    assert_eq!(core.turn().progress(), Progress::Passed, "it is slow");
+    core.answered(registered, *query, Finding::failed("it hangs"));
+    assert_eq!(core.turn().outcomes(), "F");
+}
+
+#[test]
+fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
+    let mut core = Core::wanting(vec![ProbeSet::wait(
+        None,
+        vec![probe("munge"), probe("registered")],
+    )]);
+    core.turn();
+    core.inspected(running());
+    core.turn();
+    // One command at a time, each of which takes two seconds.
+    core.now += 2 * SECOND;
+    let slow = Span::new(core.now - 2 * SECOND, core.now);
+    let state = SystemdState {
+        subscribed: false,
+        ..all_up()
+    };
+    core.handle(Input::Systemd(SystemdReply {
+        via: "test",
+        result: Ok(state),
+        span: slow,
+    }));
+    let turn = core.turn();
+    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
+        panic!("{:?}", turn.said());
+    };
+    core.now += 2 * SECOND;
+    core.handle(Input::Probe(
+        registered.key(),
+        *query,
+        ProbeReply {
+            via: "test",
+            result: Ok(Finding::passed()),
+            span: Span::new(core.now - 2 * SECOND, core.now),
+        },
+    ));
+    let turn = core.turn();
+    assert_eq!(turn.said(), ["inspect"]);
+    core.inspected(running());
     assert_eq!(core.turn().progress(), Progress::Passed);
-    core.at(3_000);
-    assert_eq!(core.turn().progress(), Progress::Open, "it hangs");
 }
 
 #[test]
