@@ -1,7 +1,10 @@
 //! The interface to the container engine: a trait, and plain types.
 
 use std::{
+    error::Error,
+    fmt,
     pin::Pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -112,18 +115,42 @@ pub enum ExecChunk {
     Stderr(Vec<u8>),
 }
 
+/// What an error of the engine's was caused by, in words. A clone shares it.
+#[derive(Debug, Clone)]
+pub struct ErrorCause(Arc<dyn Error + Send + Sync>);
+
+impl ErrorCause {
+    /// Makes a cause of an error, or of text.
+    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(cause.into()))
+    }
+}
+
+impl fmt::Display for ErrorCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for ErrorCause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
 /// The error of a call to the engine.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// The engine cannot be reached.
-    #[error("{action}: the engine at {engine} cannot be reached: {cause}")]
+    #[error("{action}: the engine at {engine} cannot be reached")]
     Unreachable {
         /// The action that failed, with the container's name if it has one.
         action: String,
         /// The engine's address.
         engine: String,
         /// The error of the connection.
-        cause: String,
+        #[source]
+        cause: ErrorCause,
     },
     /// The engine did not answer in time.
     #[error("{action}: the engine has not answered {}", within(*limit))]
@@ -143,12 +170,13 @@ pub enum EngineError {
         message: String,
     },
     /// The engine's answer is malformed.
-    #[error("{action}: the engine's answer makes no sense: {cause}")]
+    #[error("{action}: the engine's answer makes no sense")]
     Garbled {
         /// The action that failed, with the container's name if it has one.
         action: String,
         /// The error in the answer.
-        cause: String,
+        #[source]
+        cause: ErrorCause,
     },
     /// The container does not exist, is not running, or stopped running in the middle of the call.
     #[error("{action}: the container is not running")]

@@ -124,6 +124,19 @@ pub fn truncate(text: &mut String, bytes: usize) {
 }
 
 /// The system's error message without its number: `Connection refused`.
+/// An error and what caused it, each once, as a reason has them: `a: b: c`.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 pub(crate) fn said(error: &std::io::Error) -> String {
     let said = error.to_string();
     let words = said.split(" (os error").next().unwrap_or_default();

@@ -412,7 +412,7 @@ async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
                 assert!(!report.result.is_passed(), "{script}: {report:?}");
                 reason(&report.result).to_owned()
             }
-            Err(error @ MonitorError::CouldNotTell { .. }) => error.to_string(),
+            Err(error @ MonitorError::CouldNotTell { .. }) => readyd::text::chain(&error),
             Err(error) => panic!("{script}: {error}"),
         };
         println!("{script:.60} ({took:?}): {why}");

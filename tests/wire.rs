@@ -14,7 +14,7 @@ use readyd::{
         wait_ready_response::Event,
     },
     environment::Environment,
-    grpc::{Drain, Drainer, Limits, ListenAddress, Listener, Server, Service},
+    grpc::{Drain, Drainer, Limits, ListenAddress, Listener, Readiness, Server},
     monitor::{Monitor, Options},
 };
 use support::fake::{FakeEngine, FakeNode};
@@ -50,7 +50,7 @@ async fn serve_on(fake: &FakeEngine, limits: Limits, address: ListenAddress) -> 
     let listener = Listener::bind(&address, false).await.unwrap();
     let url = listener.url();
     let (drainer, drain): (_, Drain) = Drainer::new();
-    let server = Server::new(Service::new(monitor, limits, drain.clone()));
+    let server = Server::new(Readiness::new(monitor, limits, drain.clone()));
     let serving = tokio::spawn(async move { server.serve(vec![listener], drain).await.unwrap() });
     let client = Client::connect(url.clone()).await.unwrap();
     Served {

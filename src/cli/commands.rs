@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use super::{
     CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
-    client::{self, Client},
+    connect::{self, Client},
     progress::Progress,
     render,
 };
@@ -21,7 +21,7 @@ use crate::{
 pub(super) async fn snapshot(arguments: SnapshotArguments) -> anyhow::Result<Exit> {
     let SnapshotArguments { node, role, client } = arguments;
     let output = client.output;
-    let mut client = client::connect(client).await?;
+    let mut client = connect::connect(client).await?;
     let request = SnapshotRequest {
         node,
         role: role_number(role),
@@ -47,7 +47,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
         client,
     } = arguments;
     let output = client.output;
-    let mut client = client::connect(client).await?;
+    let mut client = connect::connect(client).await?;
     let request = CheckRequest {
         node,
         probe,
@@ -82,7 +82,7 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         client,
     } = arguments;
     let output = client.output;
-    let mut client = client::connect(client).await?;
+    let mut client = connect::connect(client).await?;
     let target = |node| NodeTarget {
         node,
         role: role_number(role),
@@ -151,7 +151,7 @@ async fn follow(
 
 pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
     let NodesArguments { client } = arguments;
-    let mut client = client::connect(client).await?;
+    let mut client = connect::connect(client).await?;
     client.service.list_nodes(ListNodesRequest {}).await?;
     Ok(Exit::Ready)
 }

@@ -1,8 +1,8 @@
 //! The command line: `serve`, and the client commands of the same service. A client command that
 //! names no server embeds the service in its own process.
 
-mod client;
 mod commands;
+mod connect;
 mod progress;
 mod render;
 mod serve;
@@ -174,8 +174,8 @@ struct ServeArguments {
 struct ClientArguments {
     /// The server to connect to: http://HOST:PORT or unix:PATH [default: `READYD_SERVER`, else a
     /// server embedded in this process]
-    #[arg(long, value_name = "URL", value_parser = client::server)]
-    server: Option<client::ServerUrl>,
+    #[arg(long, value_name = "URL", value_parser = connect::server)]
+    server: Option<connect::ServerUrl>,
     /// What to print
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -296,24 +296,29 @@ pub fn run(arguments: Arguments) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Says what an argument's value should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct InvalidValue(String);
+
+fn duration(text: &str) -> Result<Duration, InvalidValue> {
     humantime::parse_duration(text)
-        .map_err(|error| format!("{error} (such as 90s, 500ms or 1m30s)"))
+        .map_err(|error| InvalidValue(format!("{error} (such as 90s, 500ms or 1m30s)")))
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+fn label(text: &str) -> Result<(String, String), InvalidValue> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("it should be LABEL=VALUE".to_owned()),
+        _ => Err(InvalidValue("it should be LABEL=VALUE".to_owned())),
     }
 }
 
-fn cluster(text: &str) -> Result<(String, String), String> {
+fn cluster(text: &str) -> Result<(String, String), InvalidValue> {
     match text.split_once('/') {
         Some((realm, name)) if !realm.is_empty() && !name.is_empty() => {
             Ok((realm.to_owned(), name.to_owned()))
         }
-        _ => Err("it should be REALM/NAME".to_owned()),
+        _ => Err(InvalidValue("it should be REALM/NAME".to_owned())),
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, ServeArguments};
-use crate::grpc::{DRAIN_LIMIT, Drainer, Limits, Listener, Server, Service};
+use crate::grpc::{DRAIN_LIMIT, Drainer, Limits, Listener, Readiness, Server};
 
 /// Serves until SIGTERM or SIGINT, and then until open calls have ended, for at most `DRAIN_LIMIT`.
 pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
@@ -38,7 +38,7 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         waits: max_waits,
         ..Limits::default()
     };
-    let server = Server::new(Service::new(monitor.monitor()?, limits, drain.clone()));
+    let server = Server::new(Readiness::new(monitor.monitor()?, limits, drain.clone()));
     let serving = server.serve(listeners, drain);
     tokio::pin!(serving);
 

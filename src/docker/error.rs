@@ -5,7 +5,7 @@ use std::time::Duration;
 use bollard::errors::Error;
 
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, ErrorCause},
     text::{clean, truncate},
 };
 
@@ -51,19 +51,19 @@ impl Call {
             Error::SocketNotFoundError(path) => EngineError::Unreachable {
                 action,
                 engine,
-                cause: format!("there is no socket {path}"),
+                cause: ErrorCause::new(format!("there is no socket {path}")),
             },
             error @ (Error::JsonDataError { .. }
             | Error::JsonSerdeError { .. }
             | Error::APIVersionParseError { .. }
             | Error::StrParseError { .. }) => EngineError::Garbled {
                 action,
-                cause: bounded(&chain(&error)),
+                cause: ErrorCause::new(bounded(&innermost(&error))),
             },
             error => EngineError::Unreachable {
                 action,
                 engine,
-                cause: bounded(&chain(&error)),
+                cause: ErrorCause::new(bounded(&innermost(&error))),
             },
         }
     }
@@ -85,7 +85,7 @@ pub(super) fn not_startable(message: &str) -> bool {
 
 /// Returns the error's innermost cause, which is the informative one: `Connection refused` and the
 /// like.
-fn chain(error: &Error) -> String {
+fn innermost(error: &Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;

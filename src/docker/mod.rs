@@ -2,8 +2,8 @@
 
 mod error;
 mod events;
-mod exec;
 mod host;
+mod running_exec;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,7 +22,9 @@ pub use host::{DockerHost, InvalidDockerHost};
 
 use crate::{
     container::{Container, ContainerId, Network, State},
-    engine::{CALL_LIMIT, ContainerEngine, EngineError, EventStream, Exec, RunningExec},
+    engine::{
+        CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, EventStream, Exec, RunningExec,
+    },
 };
 use error::{Call, bounded};
 
@@ -55,6 +57,7 @@ impl DockerEngine {
             return Ok(client);
         }
         let client = self.host.connect()?.negotiate_version().await?;
+        tracing::debug!(engine = %self.host, version = %client.client_version(), "the engine's API version is agreed on");
         *self.lock() = Some(client.clone());
         Ok(client)
     }
@@ -81,6 +84,7 @@ impl DockerEngine {
             Err(_) => Err(context.timed_out((start + CALL_LIMIT <= by).then_some(CALL_LIMIT))),
         };
         if let Err(EngineError::Unreachable { .. } | EngineError::TimedOut { .. }) = result {
+            tracing::debug!(engine = %self.host, "the engine did not answer: its version is asked for again");
             *self.lock() = None;
         }
         result
@@ -132,7 +136,7 @@ impl ContainerEngine for DockerEngine {
         exec: Exec,
         by: Instant,
     ) -> Result<Box<dyn RunningExec>, EngineError> {
-        let running = exec::start(self, id, exec, by).await?;
+        let running = running_exec::start(self, id, exec, by).await?;
         Ok(Box::new(running))
     }
 
@@ -150,7 +154,7 @@ impl ContainerEngine for DockerEngine {
 fn container(response: ContainerInspectResponse, action: &str) -> Result<Container, EngineError> {
     let missing = |field: &str| EngineError::Garbled {
         action: action.to_owned(),
-        cause: format!("it has no {field}"),
+        cause: ErrorCause::new(format!("it has no {field}")),
     };
     let id = response.id.ok_or_else(|| missing("Id"))?;
     let name = response.name.ok_or_else(|| missing("Name"))?;

@@ -19,14 +19,25 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-impl FromStr for ListenAddress {
-    type Err = String;
+/// The text is not an address that a server can listen on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidListenAddress {
+    /// It names a Unix socket without a path.
+    #[error("unix: takes a path")]
+    NoPath,
+    /// It is neither a host and a port nor a Unix socket.
+    #[error("{0:?} should be HOST:PORT or unix:PATH")]
+    NeitherTcpNorUnix(String),
+}
 
-    fn from_str(address: &str) -> Result<Self, String> {
+impl FromStr for ListenAddress {
+    type Err = InvalidListenAddress;
+
+    fn from_str(address: &str) -> Result<Self, InvalidListenAddress> {
         if let Some(path) = address.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
-                return Err("unix: takes a path".to_owned());
+                return Err(InvalidListenAddress::NoPath);
             }
             return Ok(Self::Unix(PathBuf::from(path)));
         }
@@ -34,7 +45,7 @@ impl FromStr for ListenAddress {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(address.to_owned()))
             }
-            _ => Err(format!("{address:?} should be HOST:PORT or unix:PATH")),
+            _ => Err(InvalidListenAddress::NeitherTcpNorUnix(address.to_owned())),
         }
     }
 }

@@ -18,6 +18,6 @@ mod validate;
 #[cfg(feature = "cli")]
 pub(crate) use convert::role_number;
 pub use drain::{DRAIN_LIMIT, Drain, Drainer};
-pub use listen::{ListenAddress, ListenError, Listener};
+pub use listen::{InvalidListenAddress, ListenAddress, ListenError, Listener};
 pub use server::{ServeError, Server};
-pub use service::{Limits, Service};
+pub use service::{Limits, Readiness};

@@ -9,7 +9,7 @@ use tonic::{
     transport::{self, server::TcpIncoming},
 };
 
-use super::{drain::Drain, listen::Listener, service::Service};
+use super::{drain::Drain, listen::Listener, service::Readiness};
 use crate::pb::{self, readiness_service_server::ReadinessServiceServer};
 
 /// How often the server sends a keepalive ping to a silent client, and how long the client has to
@@ -33,7 +33,7 @@ pub struct Server {
 impl Server {
     /// Creates a server of this service.
     #[must_use]
-    pub fn new(service: Service) -> Self {
+    pub fn new(service: Readiness) -> Self {
         let mut routes = Routes::builder();
         routes.add_service(ReadinessServiceServer::new(service));
         let reflection = || {

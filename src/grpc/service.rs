@@ -45,7 +45,7 @@ impl Default for Limits {
 
 /// `readyd.v1.ReadinessService` over a monitor.
 #[derive(Debug)]
-pub struct Service {
+pub struct Readiness {
     monitor: Monitor,
     limits: Limits,
     waits: Arc<Semaphore>,
@@ -53,7 +53,7 @@ pub struct Service {
     drain: Drain,
 }
 
-impl Service {
+impl Readiness {
     /// Creates a service that refuses new calls and ends its waits once the drain has started.
     #[must_use]
     pub fn new(monitor: Monitor, limits: Limits, drain: Drain) -> Self {
@@ -115,7 +115,7 @@ fn identity<T>(_request: &Request<T>) -> Identity {
 }
 
 #[tonic::async_trait]
-impl ReadinessService for Service {
+impl ReadinessService for Readiness {
     async fn snapshot(
         &self,
         request: Request<pb::SnapshotRequest>,

@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{
     monitor::{MonitorError, Verdict, WaitResult},
     node::NodeName,
-    text::{clean, truncate},
+    text::{chain, clean, truncate},
 };
 
 const DOMAIN: &str = "readyd.v1";
@@ -91,7 +91,7 @@ pub(super) fn monitor(error: &MonitorError, probe: Option<&str>) -> Status {
         ),
         MonitorError::CouldNotTell { node, probe, .. } => status(
             Code::Unavailable,
-            &error.to_string(),
+            &chain(error),
             details("ENGINE_UNREACHABLE", Some(node), Some(probe)),
         ),
     }

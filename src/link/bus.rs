@@ -47,6 +47,7 @@ impl BusSlot {
         if looked.is_ok() {
             target.is_up();
         } else {
+            tracing::debug!(container = %target.container.id, "systemd did not reply: its connection is dropped");
             let mut kept = self.lock();
             if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &bus)) {
                 *kept = None;
@@ -79,6 +80,7 @@ impl BusSlot {
             return Ok(bus);
         }
         let bus = Arc::new(connect().await?);
+        tracing::debug!(container = %target.container.id, "connected to the node's bus");
         *self.lock() = Some(Arc::clone(&bus));
         Ok(bus)
     }

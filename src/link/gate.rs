@@ -60,13 +60,19 @@ impl ExecGate {
         let node = self.node(id);
         let node = tokio::select! {
             guard = node.lock_owned() => guard,
-            () = self.environment.sleep_until(by) => return Err(Refused::Node),
+            () = self.environment.sleep_until(by) => {
+                tracing::debug!(container = %id, "no permit: another command runs in the node");
+                return Err(Refused::Node);
+            }
         };
         let permit = tokio::select! {
             // The semaphore is never closed. If it were, running without a permit would do less
             // harm.
             permit = Arc::clone(&self.budget).acquire_owned() => permit.ok(),
-            () = self.environment.sleep_until(by) => return Err(Refused::Budget),
+            () = self.environment.sleep_until(by) => {
+                tracing::debug!(container = %id, "no permit: commands in other nodes use the budget up");
+                return Err(Refused::Budget);
+            }
         };
         Ok(Pass {
             _node: node,

@@ -86,12 +86,17 @@ impl fmt::Display for LinkChoice {
     }
 }
 
-impl FromStr for LinkChoice {
-    type Err = String;
+/// The text is not the name of a way into nodes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it should be auto, host, bridge or exec")]
+pub struct InvalidLinkChoice;
 
-    fn from_str(name: &str) -> Result<Self, String> {
+impl FromStr for LinkChoice {
+    type Err = InvalidLinkChoice;
+
+    fn from_str(name: &str) -> Result<Self, InvalidLinkChoice> {
         let named = Self::ALL.into_iter().find(|choice| choice.as_str() == name);
-        named.ok_or_else(|| "it should be auto, host, bridge or exec".to_owned())
+        named.ok_or(InvalidLinkChoice)
     }
 }
 

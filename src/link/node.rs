@@ -137,13 +137,15 @@ impl NodeLink {
             let (way, link) = self.current();
             let mut reply = ask(Arc::clone(&link)).await;
             match &mut reply.result {
-                Err(LinkError::Broken(_)) if !remade => {
+                Err(LinkError::Broken(why)) if !remade => {
+                    tracing::debug!(container = %self.target.container.id, why, "the link broke, and is made anew");
                     self.replace(&link, way, None);
                     remade = true;
                 }
                 Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_)))
                     if way + 1 < self.ways().len() =>
                 {
+                    tracing::debug!(container = %self.target.container.id, %error, "the next way in is taken");
                     let broke = matches!(error, LinkError::Broken(_));
                     let again = broke.then(|| self.target.environment.now() + AGAIN);
                     self.replace(&link, way + 1, again);
@@ -153,6 +155,7 @@ impl NodeLink {
                     if self.target.is_young() {
                         return reply;
                     }
+                    tracing::debug!(container = %self.target.container.id, "the node has no bus: systemctl is asked");
                     return ask(self.make(Way::Exec)).await;
                 }
                 Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_))) => {

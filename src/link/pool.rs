@@ -104,6 +104,7 @@ impl Links {
             *entry = pool.entry(container);
         }
         entry.users += 1;
+        tracing::debug!(container = %container.id, users = entry.users, "a link is leased");
         Lease {
             pool: Arc::clone(pool),
             id: container.id.clone(),
@@ -163,6 +164,7 @@ impl Pool {
         if idle.clone().count() > IDLE {
             let longest = idle.min_by_key(|(_, entry)| entry.idle_since);
             if let Some(id) = longest.map(|(id, _)| id.clone()) {
+                tracing::debug!(container = %id, "too many links are idle: the one idle longest is closed");
                 kept.links.remove(&id);
             }
         }

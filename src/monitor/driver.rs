@@ -85,6 +85,7 @@ impl WaitNode {
         };
         let another = |run: &Run| run.id == seen.run.id && !run.is_same(&seen.run);
         if self.run.as_ref().is_some_and(another) && !seen.restarts {
+            tracing::debug!(node = %self.node, "its run is over, and another has begun");
             self.ended = Some(container::started_again(&self.node));
         }
         if seen.is_alive {
@@ -143,6 +144,12 @@ impl Driver {
     }
 
     pub(super) async fn run(&mut self) {
+        tracing::debug!(
+            limit = ?self.request.limit,
+            stable_for = ?self.request.stable_for,
+            policy = ?self.request.failure_policy,
+            "the wait begins"
+        );
         let receivers = self
             .nodes
             .iter()
@@ -268,11 +275,18 @@ impl Driver {
             let newest = &followed.newest;
             let made_it = stable_for.is_zero() && newest.passed_since == Some(moment);
             if !followed.watcher.is_current(newest) {
+                tracing::debug!(
+                    node = %followed.node,
+                    freshness = ?newest.freshness,
+                    sequence = newest.sequence,
+                    "not confirmed: something has happened that its status does not include yet"
+                );
                 // What comes of it is news.
                 all = false;
             } else if !made_it && newest.started < moment {
                 all = false;
                 if followed.refreshed_for != Some(moment) {
+                    tracing::debug!(node = %followed.node, "not confirmed: it is looked at once more");
                     followed.refreshed_for = Some(moment);
                     followed.watcher.refresh();
                 }
@@ -344,6 +358,7 @@ impl Driver {
             }
         });
         for (index, state) in news {
+            tracing::debug!(node = %state.node, state = ?state.state, "told");
             self.nodes[index].told = Some(state);
         }
     }
@@ -393,8 +408,8 @@ impl Driver {
             role: newest.role,
             state,
             probes,
-            trigger: newest.cause.trigger,
-            trigger_detail: Arc::clone(&newest.cause.detail),
+            trigger: newest.prompt.trigger,
+            trigger_detail: Arc::clone(&newest.prompt.detail),
             round: newest.round,
             observed: newest.observed,
         }
@@ -433,6 +448,7 @@ impl Driver {
             .iter()
             .filter_map(|followed| followed.told.clone())
             .collect();
+        tracing::debug!(?verdict, message, elapsed = ?(now - self.started), "the wait has ended");
         let result = WaitResult {
             verdict,
             message,

@@ -13,8 +13,9 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
-pub use crate::link::LinkChoice;
+pub use crate::link::{InvalidLinkChoice, LinkChoice};
 use driver::Driver;
 pub use wait::{
     FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent, WaitRequest, WaitResult,
@@ -98,7 +99,7 @@ pub enum MonitorError {
         node: NodeName,
     },
     /// It could not be looked at, which says nothing about the node.
-    #[error("{node}: {probe}: could not tell: {source}")]
+    #[error("{node}: {probe}: could not tell")]
     CouldNotTell {
         /// The node.
         node: NodeName,
@@ -191,7 +192,8 @@ impl Monitor {
         let (container, span) = self.container(identity, node, limit()).await?;
         let set = ProbeSet::snapshot(role);
         let mut look = OneShot::new(&self.context, identity, node, container, span, set);
-        let Evaluation { role, reports, .. } = look.run(limit).await;
+        let looking = tracing::debug_span!("snapshot", %node);
+        let Evaluation { role, reports, .. } = look.run(limit).instrument(looking).await;
         let probes = reports.into_iter().map(|report| self.report(node, report));
         let probes = probes.collect::<Result<Vec<_>, _>>()?;
         let passed = |service: Service| {
@@ -228,10 +230,11 @@ impl Monitor {
         let (container, span) = self.container(identity, node, by).await?;
         let set = ProbeSet::check(role, probe.clone());
         let mut look = OneShot::new(&self.context, identity, node, container, span, set);
-        let mut evaluation = look.run(|| by).await;
+        let looking = tracing::debug_span!("check", %node, probe = probe.name());
+        let mut evaluation = look.run(|| by).instrument(looking.clone()).await;
         // Without time for a second look, what has failed is no more than failed.
         if let Some(at) = evaluation.confirm_at.filter(|at| *at < by) {
-            let again = look.look_again(at, || by).await;
+            let again = look.look_again(at, || by).instrument(looking).await;
             evaluation = again.map_err(|error| could_not_tell(node, "container", error.into()))?;
         }
         let report = evaluation.reports.into_iter().next();
@@ -268,9 +271,14 @@ impl Monitor {
 
     fn start(&self, identity: &Identity, request: WaitRequest, events: driver::Events) -> Wait {
         let environment = self.environment().clone();
+        let names = names(&request.nodes);
         let (mut driver, views) =
             Driver::new(&self.watchers, environment, identity, request, events);
-        let task = self.environment().spawn(async move { driver.run().await });
+        // The identifier tells waits apart in the log; the nodes' own spans tell the rest.
+        let id = self.environment().seed() >> 32;
+        let span = tracing::debug_span!("wait", id = format_args!("{id:08x}"), nodes = names);
+        let run = async move { driver.run().await };
+        let task = self.environment().spawn(run.instrument(span));
         Wait::new(views, task)
     }
 
@@ -334,6 +342,20 @@ impl Monitor {
 impl std::fmt::Debug for Monitor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Monitor").finish_non_exhaustive()
+    }
+}
+
+/// The nodes of a wait, as its span names them: the first few, and how many more there are.
+fn names(targets: &[WaitTarget]) -> String {
+    const NAMED: usize = 3;
+    let named: Vec<_> = targets
+        .iter()
+        .take(NAMED)
+        .map(|target| target.node.as_str())
+        .collect();
+    match targets.len().saturating_sub(NAMED) {
+        0 => named.join(","),
+        more => format!("{} and {more} more", named.join(",")),
     }
 }
 

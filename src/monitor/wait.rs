@@ -249,6 +249,17 @@ impl Stream for Wait {
     }
 }
 
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !self.over {
+            tracing::debug!(
+                nodes = self.told.len(),
+                "the client of a wait has gone before its result"
+            );
+        }
+    }
+}
+
 impl std::fmt::Debug for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wait")

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     container::Run,
     engine::EngineError,
-    text::{Detail, Reason},
+    text::{Detail, Reason, chain},
     unit::Unit,
 };
 
@@ -70,7 +70,7 @@ impl ProbeError {
 
 impl From<EngineError> for ProbeError {
     fn from(error: EngineError) -> Self {
-        Self::new(error.to_string())
+        Self::new(chain(&error))
     }
 }
 

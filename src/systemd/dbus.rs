@@ -175,7 +175,7 @@ impl Bus {
             self.call::<()>(ROOT, MANAGER, "Subscribe", &()).await
         };
         match try_join(matched, subscribed).await {
-            Ok(_) => {}
+            Ok(_) => tracing::debug!(units = ?new, "subscribed to changes of units"),
             // There are too many rules, say. The state has to be polled then.
             Err(DbusError::Said(_)) => return Ok(false),
             Err(error) => return Err(error),

@@ -80,11 +80,19 @@ end() {
 "#
 );
 
+/// The script's output lacks a unit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{said}")]
+pub(crate) struct UnitMissing {
+    /// The first line that was not understood, or the state of the system.
+    pub(crate) said: String,
+}
+
 /// Parses the script's output for these units.
 ///
 /// If a unit is missing, the error quotes the first line that was not understood: a node may print
 /// anything.
-pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, String> {
+pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, UnitMissing> {
     let mut uptime = None;
     let mut system = None;
     let mut failed_units = Vec::new();
@@ -122,7 +130,9 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, String
         } else {
             &system
         });
-        return Err(said.to_owned());
+        return Err(UnitMissing {
+            said: said.to_owned(),
+        });
     }
     let units: BTreeMap<_, _> = asked
         .iter()
@@ -306,14 +316,19 @@ unit ";
         assert!(!nope.exists() && nope.job);
     }
 
+    fn missing(said: &str) -> Result<SystemdState, UnitMissing> {
+        let said = said.to_owned();
+        Err(UnitMissing { said })
+    }
+
     #[test]
     fn a_node_without_a_bus_is_quoted() {
         let output = "uptime 1.00\nsystem offline\nunit Failed to connect to bus: No such file or directory\nunit \n";
         assert_eq!(
             parse(output, &["munge.service"]),
-            Err("Failed to connect to bus: No such file or directory".to_owned())
+            missing("Failed to connect to bus: No such file or directory")
         );
-        assert_eq!(parse("", &["munge.service"]), Err("nothing".to_owned()));
+        assert_eq!(parse("", &["munge.service"]), missing("nothing"));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use tokio::time::Instant;
 
-use super::{cause::Cause, schedule::retry, span::Span};
+use super::{prompt::Prompt, schedule::retry, span::Span};
 
 /// Whether a reply still counts; what is later in this order counts less.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ pub(super) struct Cached<T> {
     refresh: Refresh,
     query: Option<Query>,
     /// What has invalidated it.
-    cause: Option<Cause>,
+    prompt: Option<Prompt>,
     /// The factor by which the next retry is put off, around one.
     jitter: f64,
 }
@@ -55,7 +55,7 @@ struct Query {
     invalidated: bool,
     /// Whether a reply to a later query is wanted, too.
     again: bool,
-    cause: Option<Cause>,
+    prompt: Option<Prompt>,
 }
 
 impl<T> Cached<T> {
@@ -66,7 +66,7 @@ impl<T> Cached<T> {
             freshness: Freshness::Valid,
             refresh: Refresh::No,
             query: None,
-            cause: None,
+            prompt: None,
             jitter: 1.0,
         }
     }
@@ -111,8 +111,8 @@ impl<T> Cached<T> {
     }
 
     /// Something has happened that may have changed it.
-    pub(super) fn invalidate(&mut self, cause: Option<&Cause>) {
-        self.invalidate_value(cause);
+    pub(super) fn invalidate(&mut self, prompt: Option<&Prompt>) {
+        self.invalidate_value(prompt);
         if let Some(query) = &mut self.query {
             query.invalidated = true;
         }
@@ -120,10 +120,10 @@ impl<T> Cached<T> {
 
     /// Invalidates the reply but not the query in flight, whose reply tells by a number of its own
     /// whether it includes the change.
-    pub(super) fn invalidate_value(&mut self, cause: Option<&Cause>) {
+    pub(super) fn invalidate_value(&mut self, prompt: Option<&Prompt>) {
         self.freshness = Freshness::Stale;
-        if cause.is_some() {
-            self.cause = cause.cloned();
+        if prompt.is_some() {
+            self.prompt = prompt.cloned();
         }
     }
 
@@ -146,21 +146,21 @@ impl<T> Cached<T> {
     pub(super) fn start(&mut self) {
         let is_routine =
             self.refresh == Refresh::Expired && self.is_valid() && self.value.is_some();
-        let cause = match self.cause.take() {
-            None if self.refresh == Refresh::Expired => Some(Cause::poll()),
-            cause => cause,
+        let prompt = match self.prompt.take() {
+            None if self.refresh == Refresh::Expired => Some(Prompt::poll()),
+            prompt => prompt,
         };
         self.query = Some(Query {
             is_routine,
             invalidated: false,
             again: false,
-            cause,
+            prompt,
         });
     }
 
     /// The reply to the query in flight has arrived. Gives what the query was started for, where that
     /// was more than a client's wish.
-    pub(super) fn store(&mut self, value: T, span: Span, jitter: f64) -> Option<Cause> {
+    pub(super) fn store(&mut self, value: T, span: Span, jitter: f64) -> Option<Prompt> {
         let query = self.query.take();
         let invalidated = query.as_ref().is_some_and(|query| query.invalidated);
         let again = query.as_ref().is_some_and(|query| query.again);
@@ -177,14 +177,14 @@ impl<T> Cached<T> {
         self.value = Some(value);
         self.span = span;
         self.jitter = jitter;
-        query.and_then(|query| query.cause)
+        query.and_then(|query| query.prompt)
     }
 
     /// Nobody waits for the query in flight any more.
     pub(super) fn abandon(&mut self) {
         if let Some(query) = self.query.take() {
             self.refresh = Refresh::Requested;
-            self.cause = self.cause.take().or(query.cause);
+            self.prompt = self.prompt.take().or(query.prompt);
         }
     }
 }
@@ -201,7 +201,7 @@ mod tests {
         (Cached::new(now), now)
     }
 
-    fn store(cached: &mut Cached<u32>, value: u32, now: Instant) -> Option<Cause> {
+    fn store(cached: &mut Cached<u32>, value: u32, now: Instant) -> Option<Prompt> {
         cached.store(value, Span::new(now, now), 1.0)
     }
 
@@ -212,8 +212,8 @@ mod tests {
         (cached, now)
     }
 
-    fn died() -> Cause {
-        Cause {
+    fn died() -> Prompt {
+        Prompt {
             trigger: Trigger::ContainerEvent,
             detail: Arc::from("die"),
         }
@@ -284,7 +284,7 @@ mod tests {
         let (mut cached, now) = stored();
         cached.expire();
         cached.start();
-        assert_eq!(store(&mut cached, 2, now), Some(Cause::poll()));
+        assert_eq!(store(&mut cached, 2, now), Some(Prompt::poll()));
         cached.invalidate(Some(&died()));
         cached.expire();
         cached.start();
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(
             store(&mut cached, 4, now),
             None,
-            "a client's wish is no cause"
+            "a client's wish is no prompt"
         );
     }
 
@@ -308,7 +308,7 @@ mod tests {
         cached.expire();
         cached.start();
         cached.invalidate(Some(&died()));
-        assert_eq!(store(&mut cached, 2, now), Some(Cause::poll()));
+        assert_eq!(store(&mut cached, 2, now), Some(Prompt::poll()));
         cached.start();
         assert_eq!(store(&mut cached, 3, now), Some(died()));
     }

@@ -91,6 +91,11 @@ impl Clients {
             sets.next += 1;
         }
         drop(sets);
+        tracing::debug!(
+            ?interval,
+            new = same.is_none(),
+            "a client joins a probe set"
+        );
         self.inbox.clients_changed();
         self.inbox.refresh();
         let guard = ClientGuard {

@@ -13,7 +13,7 @@ use super::{
     evaluation::{Evaluation, Needs, Progress, Subject},
     interpret::{Found, Replies, Source, Step, next_step},
     probe_set::{Mode, ProbeSet, SetId},
-    report_builder::ReportBuilder,
+    report_builder::{ReportBuilder, Settled},
     schedule::{earlier, fresh},
     session::{ENGINE, SystemdReply},
     span::Span,
@@ -144,8 +144,7 @@ impl<'a> Evaluator<'a> {
 
     fn unknown_container(mut self, reason: Reason) -> Evaluation {
         let unknown = ProbeResult::Unknown(reason);
-        self.builder
-            .push(unknown, Detail::default(), "", Duration::ZERO);
+        self.builder.push(Settled::unasked(unknown));
         let due = self.state.retry_at(&self.state.container);
         self.needs.due.push((Subject::Container, due));
         self.finish(Progress::Blocked, None)
@@ -153,9 +152,8 @@ impl<'a> Evaluator<'a> {
 
     fn absent_container(mut self) -> Evaluation {
         let missing = container::missing(&self.state.node, self.state.last_seen.is_some());
-        let took = self.state.container.span().took();
-        let looked = ProbeResult::Looked(missing);
-        self.builder.push(looked, Detail::default(), ENGINE, took);
+        let settled = self.by_engine(missing);
+        self.builder.push(settled);
         let due = self.state.container_due();
         self.needs.due.push((Subject::Container, due));
         let mut evaluation = self.finish(Progress::Blocked, None);
@@ -207,7 +205,7 @@ impl<'a> Evaluator<'a> {
     fn run_probes(&mut self, standing: &Standing) {
         let all = self.set.mode == Mode::Snapshot;
         while let Some(probe) = self.builder.next() {
-            let result = match standing {
+            let settled = match standing {
                 Standing::Every(outcome, confirm_at) => {
                     self.confirm_at = *confirm_at;
                     Some(self.by_engine(outcome.clone()))
@@ -218,7 +216,7 @@ impl<'a> Evaluator<'a> {
                 }
                 Standing::Runs(_) => self.run_probe(&probe),
             };
-            let Some((result, detail, via, elapsed)) = result else {
+            let Some(settled) = settled else {
                 self.open.get_or_insert_with(|| probe.name().to_owned());
                 self.builder.push_unanswered();
                 if all {
@@ -226,25 +224,25 @@ impl<'a> Evaluator<'a> {
                 }
                 return;
             };
-            let passed = result.is_passed();
-            self.builder.push(result, detail, via, elapsed);
+            let passed = settled.result.is_passed();
+            self.builder.push(settled);
             if !passed && !all {
                 return;
             }
         }
     }
 
-    fn by_engine(&self, outcome: Outcome) -> (ProbeResult, Detail, &'static str, Duration) {
-        let took = self.state.container.span().took();
-        let result = ProbeResult::Looked(outcome);
-        (result, Detail::default(), ENGINE, took)
+    fn by_engine(&self, outcome: Outcome) -> Settled {
+        Settled {
+            result: ProbeResult::Looked(outcome),
+            detail: Detail::default(),
+            via: ENGINE,
+            elapsed: self.state.container.span().took(),
+        }
     }
 
     /// What a probe comes to; none if there is no reply yet.
-    fn run_probe(
-        &mut self,
-        probe: &Probe,
-    ) -> Option<(ProbeResult, Detail, &'static str, Duration)> {
+    fn run_probe(&mut self, probe: &Probe) -> Option<Settled> {
         let key = probe.key();
         if probe.needs_systemd() {
             self.rely_on_systemd(probe)?;
@@ -276,10 +274,12 @@ impl<'a> Evaluator<'a> {
                     _ => (Subject::Systemd, self.state.retry_at(&self.state.systemd)),
                 };
                 self.needs.due.push(due);
-                let unknown = ProbeResult::Unknown(reason);
-                Some((unknown, Detail::default(), "", span.took()))
+                Some(Settled {
+                    elapsed: span.took(),
+                    ..Settled::unasked(ProbeResult::Unknown(reason))
+                })
             }
-            Step::Found(found) => self.settle(probe, found, answer),
+            Step::Found(found) => Some(self.settle(probe, found, answer)),
         }
     }
 
@@ -293,12 +293,7 @@ impl<'a> Evaluator<'a> {
         systemd.value().map(|_| ())
     }
 
-    fn settle(
-        &mut self,
-        probe: &Probe,
-        found: Found,
-        answer: Option<&Answer>,
-    ) -> Option<(ProbeResult, Detail, &'static str, Duration)> {
+    fn settle(&mut self, probe: &Probe, found: Found, answer: Option<&Answer>) -> Settled {
         let passes = found.outcome.is_passed();
         if probe.needs_systemd() {
             self.basis.include(self.state.systemd.span());
@@ -329,9 +324,12 @@ impl<'a> Evaluator<'a> {
         {
             self.needs.due.push((Subject::Probe(probe.key()), due));
         }
-        let took = found.span.took();
-        let result = ProbeResult::Looked(found.outcome);
-        Some((result, found.detail, found.via, took))
+        Settled {
+            result: ProbeResult::Looked(found.outcome),
+            detail: found.detail,
+            via: found.via,
+            elapsed: found.span.took(),
+        }
     }
 
     fn conclude(mut self) -> Evaluation {

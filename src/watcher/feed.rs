@@ -132,6 +132,7 @@ impl Hub {
             let start = self.environment.now();
             match self.engine.events(recent.newest, by).await {
                 Ok(events) => {
+                    tracing::debug!("the engine's events are live");
                     // In this order: whoever looks from now on may go by what is told.
                     self.live.store(true, Ordering::SeqCst);
                     self.everyone_looks();
@@ -139,7 +140,7 @@ impl Hub {
                     self.live.store(false, Ordering::SeqCst);
                     self.everyone_looks();
                 }
-                Err(error) => tracing::debug!(%error, "no events"),
+                Err(error) => tracing::debug!(%error, again_in = ?backoff, "no events"),
             }
             // One that stood for a while was no failure.
             if self.environment.now() > start + EVENTS_BACKOFF.1 {
@@ -173,12 +174,16 @@ impl Hub {
                     tracing::debug!(%error, "the engine's events were lost");
                     return;
                 }
-                None => return,
+                None => {
+                    tracing::debug!("the engine's events have ended");
+                    return;
+                }
             }
         }
     }
 
     fn deliver(&self, event: &ContainerEvent) {
+        tracing::debug!(container = %event.id, name = event.name, action = %event.action, "event");
         for (node, inbox) in self.readers().nodes.values() {
             if is_about(event, node) {
                 inbox.container_event(event.action);

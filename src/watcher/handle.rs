@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::{
     cached::Cached,
-    cause::Cause,
     clients::WantedSet,
     interpret::unit_behind,
+    prompt::Prompt,
     session::{ProbeReply, QueryError, SystemdReply},
     span::Span,
     state::{Command, EngineBack, Input, Inspected, LastSeen, NodeState},
@@ -47,17 +47,18 @@ impl NodeState {
             sequence,
         } = pending;
         self.intake.sequence = sequence;
-        let cause = cause.map(|(trigger, detail)| Cause {
+        let prompt = cause.map(|(trigger, detail)| Prompt {
             trigger,
             detail: detail.into(),
         });
-        if cause.is_some() {
+        if prompt.is_some() {
             self.schedule.quiet_since = now;
         }
         if container.is_some() {
-            self.container.invalidate(cause.as_ref());
+            self.container.invalidate(prompt.as_ref());
             if self.engine.events_live_at_inspection && !self.engine.events_live {
                 // Events end when an engine does.
+                tracing::debug!("the engine may have been restarted: its events have ended");
                 self.engine.back = Some(EngineBack::NotYet);
             }
         }
@@ -66,9 +67,9 @@ impl NodeState {
         }
         self.intake.last_signal = self.intake.last_signal.max(signal);
         if systemd {
-            self.systemd.invalidate(cause.as_ref());
+            self.systemd.invalidate(prompt.as_ref());
         } else if signal > self.included_signal() {
-            self.systemd.invalidate_value(cause.as_ref());
+            self.systemd.invalidate_value(prompt.as_ref());
         }
         if refresh {
             self.refresh();
@@ -140,8 +141,8 @@ impl NodeState {
             self.confirmations.note_container(finding, span);
         }
         let jitter = self.jitter();
-        let cause = self.container.store(inspected, span, jitter);
-        self.set_cause(cause);
+        let prompt = self.container.store(inspected, span, jitter);
+        self.set_prompt(prompt);
     }
 
     fn follow_run(&mut self, container: Container, span: Span, now: Instant) {
@@ -150,7 +151,9 @@ impl NodeState {
             Some(seen) if is_same(seen) => seen.since,
             // Another container under the same name, or the same one started again: nothing of what
             // was before carries over.
-            _ => {
+            before => {
+                let (run, known) = (container.run(), before.is_some());
+                tracing::debug!(container = %run.id, known, "a run that was not seen before");
                 self.end_session(now);
                 self.passing.clear();
                 span.asked
@@ -200,8 +203,8 @@ impl NodeState {
             self.confirmations.note_units(findings, reply.span);
         }
         let (span, jitter) = (reply.span, self.jitter());
-        let cause = self.systemd.store(reply, span, jitter);
-        self.set_cause(cause);
+        let prompt = self.systemd.store(reply, span, jitter);
+        self.set_prompt(prompt);
         if self.intake.last_signal > self.included_signal() {
             self.systemd.invalidate_value(None);
         }
@@ -242,6 +245,7 @@ impl NodeState {
         }
         let answer = self.answers.get_mut(key);
         let Some(answer) = answer.filter(|answer| answer.query == query) else {
+            tracing::debug!(probe = %key, "the reply came for clients that have gone");
             return;
         };
         if ended {
@@ -249,8 +253,8 @@ impl NodeState {
             return;
         }
         let span = reply.span;
-        let cause = answer.cached.store(reply, span, jitter);
-        self.set_cause(cause);
+        let prompt = answer.cached.store(reply, span, jitter);
+        self.set_prompt(prompt);
     }
 
     /// Stores a reply that was asked for without a plan, by a look of its own.
@@ -269,9 +273,9 @@ impl NodeState {
         });
     }
 
-    fn set_cause(&mut self, cause: Option<Cause>) {
-        if let Some(cause) = cause {
-            self.intake.cause = cause;
+    fn set_prompt(&mut self, prompt: Option<Prompt>) {
+        if let Some(prompt) = prompt {
+            self.intake.prompt = prompt;
         }
     }
 

@@ -20,7 +20,7 @@
 //! | `handle` | what follows from an input |
 //! | `evaluate`, `interpret`, `evaluation` | from the state to reports, and what they still need |
 //! | `plan`, `due` | what is asked next, and when |
-//! | `cached`, `span`, `cause` | a reply, whether it still counts, and what it was asked for |
+//! | `cached`, `span`, `prompt` | a reply, whether it still counts, and what it was asked for |
 //! | `confirm` | what needs a second look; where findings become outcomes |
 //! | `schedule` | every constant of time, each with its reason |
 //! | `clients`, `probe_set` | who waits, for which probes |
@@ -34,7 +34,6 @@
 
 mod actor;
 mod cached;
-mod cause;
 mod clients;
 mod confirm;
 mod context;
@@ -47,6 +46,7 @@ mod interpret;
 mod one_shot;
 mod plan;
 mod probe_set;
+mod prompt;
 mod publish;
 mod queries;
 mod registry;

@@ -117,6 +117,7 @@ impl OneShot {
         at: Instant,
         limit: impl Fn() -> Instant,
     ) -> Result<Evaluation, EngineError> {
+        tracing::debug!("a second look settles what has failed");
         let environment = self.context.environment.clone();
         environment.sleep_until(at).await;
         if self.session.container.state == State::Running {
@@ -137,6 +138,7 @@ impl OneShot {
 
     /// Asks systemd, and the shortcut that will be asked next in any case at the same time.
     async fn query_systemd(&mut self, by: Instant) {
+        tracing::debug!(units = ?self.question.units, "query systemd");
         let systemd = self.session.systemd(&self.question, None, by);
         let shortcut = self.shortcut.take();
         let early = async {
@@ -155,6 +157,7 @@ impl OneShot {
     }
 
     async fn query_probe(&mut self, probe: &Probe, by: Instant) {
+        tracing::debug!(probe = probe.name(), asks = probe.asks(), "query");
         let unit = self.state.unit_of(probe).cloned();
         let reply = self.session.probe(probe, unit.as_ref(), by).await;
         self.take(probe, reply);

@@ -63,7 +63,10 @@ impl NodeState {
         if needs.systemd && !self.systemd.is_in_flight() && !self.must_queue() {
             match self.start_systemd(now) {
                 Ok(command) => commands.extend(command),
-                Err(later) => wake = earlier(wake, Some(later)),
+                Err(later) => {
+                    tracing::debug!("systemd signals faster than it is asked");
+                    wake = earlier(wake, Some(later));
+                }
             }
         }
         for probe in needs.probes {

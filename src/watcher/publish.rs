@@ -11,8 +11,8 @@ use std::{sync::Arc, time::SystemTime};
 use tokio::sync::watch;
 
 use super::{
-    cause::Cause,
     evaluation::{Evaluation, Progress},
+    prompt::Prompt,
     state::Facts,
     status::{NodeStatus, stamped},
 };
@@ -97,15 +97,15 @@ fn next_status(
     };
     let known: &[ProbeReport] = if same_run { &before.probes } else { &[] };
     // The first look goes on until there is a reply to everything.
-    let cause = if before.cause.trigger == Trigger::Initial && !before.is_settled {
-        Cause::initial()
+    let prompt = if before.prompt.trigger == Trigger::Initial && !before.is_settled {
+        Prompt::initial()
     } else {
-        facts.cause
+        facts.prompt
     };
     NodeStatus {
         role: evaluation.role,
         probes: stamped(evaluation.reports, known, observed).into(),
-        cause,
+        prompt,
         round: facts.replies.max(1),
         started: evaluation.started,
         passed_since: evaluation.passed_since,

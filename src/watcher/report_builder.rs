@@ -40,6 +40,27 @@ impl EvaluatedProbe {
     }
 }
 
+/// What a probe has come to.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) result: ProbeResult,
+    pub(super) detail: Detail,
+    pub(super) via: &'static str,
+    pub(super) elapsed: Duration,
+}
+
+impl Settled {
+    /// A result that nobody was asked for.
+    pub(super) fn unasked(result: ProbeResult) -> Self {
+        Self {
+            result,
+            detail: Detail::default(),
+            via: "",
+            elapsed: Duration::ZERO,
+        }
+    }
+}
+
 /// The reports of some probes, in their order.
 #[derive(Debug)]
 pub(super) struct ReportBuilder {
@@ -80,13 +101,13 @@ impl ReportBuilder {
     }
 
     /// Adds the report of the next probe.
-    pub(super) fn push(
-        &mut self,
-        result: ProbeResult,
-        detail: Detail,
-        via: &'static str,
-        elapsed: Duration,
-    ) {
+    pub(super) fn push(&mut self, settled: Settled) {
+        let Settled {
+            result,
+            detail,
+            via,
+            elapsed,
+        } = settled;
         if let Some(probe) = self.next() {
             self.reports.push(EvaluatedProbe {
                 probe: probe.name().to_owned(),
@@ -102,8 +123,7 @@ impl ReportBuilder {
     pub(super) fn push_unanswered(&mut self) {
         if let Some(probe) = self.next() {
             let reason = Reason::new(format!("{} has not answered yet", probe.asks()));
-            let unknown = ProbeResult::Unknown(reason);
-            self.push(unknown, Detail::default(), "", Duration::ZERO);
+            self.push(Settled::unasked(ProbeResult::Unknown(reason)));
         }
     }
 
@@ -115,7 +135,7 @@ impl ReportBuilder {
         let reason = Reason::new(format!("not looked at: {last} has not passed"));
         while !self.is_complete() {
             let skipped = ProbeResult::Skipped(reason.clone());
-            self.push(skipped, Detail::default(), "", Duration::ZERO);
+            self.push(Settled::unasked(skipped));
         }
         self.reports
     }
@@ -152,8 +172,8 @@ mod tests {
     #[test]
     fn what_is_left_was_not_run_because_of_the_last_that_was() {
         let mut builder = ReportBuilder::new(Probe::of_role(None));
-        let passed = || ProbeResult::Looked(Outcome::passed());
-        builder.push(passed(), Detail::default(), "engine", Duration::ZERO);
+        let passed = ProbeResult::Looked(Outcome::passed());
+        builder.push(Settled::unasked(passed));
         builder.push_unanswered();
         assert!(!builder.is_complete());
         assert_eq!(

@@ -30,7 +30,7 @@ use crate::{
         container,
     },
     question::{Answer, PortQuestion, Question},
-    text::Reason,
+    text::{Reason, chain},
     unit::{SystemdState, Unit, UnitQuestion},
 };
 
@@ -87,7 +87,7 @@ impl QueryError {
     }
 
     fn unknown(error: &LinkError) -> Self {
-        Self::Unknown(ProbeError::new(error.to_string()))
+        Self::Unknown(ProbeError::new(chain(error)))
     }
 }
 
@@ -264,7 +264,9 @@ impl NodeSession {
             Err(error) => error,
         };
         let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let said = chain(&error);
         let explained = self.explain(error, via, trouble, by).await;
+        tracing::debug!(node = %self.node, via, error = said, means = ?explained, "no reply");
         (via, Err(explained))
     }
 
@@ -295,12 +297,12 @@ impl NodeSession {
             (error @ LinkError::Slow { .. }, None) if via != HOST => {
                 let soon = self.now() + CALL_LIMIT;
                 match self.inspect(soon).await {
-                    Ok(_) => QueryError::node(error.to_string()),
+                    Ok(_) => QueryError::node(chain(&error)),
                     Err(error) => error.into(),
                 }
             }
             (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
-                QueryError::node(error.to_string())
+                QueryError::node(chain(&error))
             }
             (
                 error @ (LinkError::Engine(_) | LinkError::Busy { .. } | LinkError::Unusable(_)),

@@ -23,10 +23,10 @@ use tokio::time::Instant;
 
 use super::{
     cached::Cached,
-    cause::Cause,
     clients::WantedSet,
     confirm::Confirmations,
     probe_set::SetId,
+    prompt::Prompt,
     schedule::{Pace, RESYNC},
     session::{ProbeReply, SystemdReply},
     span::Span,
@@ -133,7 +133,7 @@ impl fmt::Display for Command {
 /// What a status says beside an evaluation.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
-    pub(super) cause: Cause,
+    pub(super) prompt: Prompt,
     pub(super) replies: u64,
     pub(super) sequence: u64,
     pub(super) run: Option<SeenRun>,
@@ -210,7 +210,7 @@ pub(super) struct NodeState {
 /// How far inputs have been taken, and what has come of them.
 #[derive(Debug)]
 pub(super) struct Intake {
-    pub(super) cause: Cause,
+    pub(super) prompt: Prompt,
     pub(super) replies: u64,
     /// The number of the last inbox message.
     pub(super) sequence: u64,
@@ -243,7 +243,7 @@ impl NodeState {
             wanted: Vec::new(),
             passing: HashMap::new(),
             intake: Intake {
-                cause: Cause::initial(),
+                prompt: Prompt::initial(),
                 replies: 0,
                 sequence: 0,
                 last_signal: 0,
@@ -304,7 +304,7 @@ impl NodeState {
             since: seen.since,
         });
         Facts {
-            cause: self.intake.cause.clone(),
+            prompt: self.intake.prompt.clone(),
             replies: self.intake.replies,
             sequence: self.intake.sequence,
             run,

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{
     cached::Freshness,
-    cause::Cause,
     probe_set::ProbeSet,
+    prompt::Prompt,
     report_builder::{EvaluatedProbe, ReportBuilder},
 };
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) struct BlockedBy {
 pub(crate) struct NodeStatus {
     pub(crate) role: Option<Role>,
     pub(crate) probes: Arc<[ProbeReport]>,
-    pub(crate) cause: Cause,
+    pub(crate) prompt: Prompt,
     /// How many replies the engine and the node have given.
     pub(crate) round: u64,
     /// No part of this was asked for earlier than then, but a banner that still stands.
@@ -77,7 +77,7 @@ impl NodeStatus {
             role: set.role,
             blocked_by: blocked_by(&probes),
             probes: stamped(probes, &[], observed).into(),
-            cause: Cause::initial(),
+            prompt: Prompt::initial(),
             round: 0,
             started: environment.now(),
             passed_since: None,

@@ -15,7 +15,8 @@ use std::{
 use async_trait::async_trait;
 use readyd::container::{Container, ContainerId, Network, State};
 use readyd::engine::{
-    CALL_LIMIT, ContainerEngine, EngineError, Exec, ExecOutput, ExecStreams, RunningExec,
+    CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, Exec, ExecOutput, ExecStreams,
+    RunningExec,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -182,7 +183,7 @@ impl FakeEngine {
             Some(cause) => Err(EngineError::Unreachable {
                 action: action.to_owned(),
                 engine: "fake://".to_owned(),
-                cause: cause.to_owned(),
+                cause: ErrorCause::new(cause),
             }),
         }
     }

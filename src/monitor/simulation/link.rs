@@ -79,7 +79,7 @@ pub(super) fn unreachable(action: String) -> EngineError {
     EngineError::Unreachable {
         action,
         engine: "sim://".to_owned(),
-        cause: "an outage".to_owned(),
+        cause: crate::engine::ErrorCause::new("an outage"),
     }
 }
 

@@ -14,8 +14,8 @@
 //! `READYD_STEPS=N` sets the number of steps, and `READYD_SECONDS=N` limits the time.
 
 mod chance;
-mod client;
 mod link;
+mod waiter;
 mod world;
 
 use std::{
@@ -269,7 +269,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
         match chance {
             0..=11 if clients.len() < 12 => {
                 let request = sim.world().request();
-                clients.push(tokio::spawn(client::follow(
+                clients.push(tokio::spawn(waiter::follow(
                     sim.clone(),
                     monitor.clone(),
                     request,

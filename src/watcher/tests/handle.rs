@@ -61,8 +61,8 @@ fn an_event_undoes_what_has_passed_and_names_the_cause() {
     assert!(core.state.passing.is_empty());
     core.turn();
     core.inspected(running());
-    assert_eq!(core.state.facts().cause.trigger, Trigger::ContainerEvent);
-    assert_eq!(&*core.state.facts().cause.detail, "oom");
+    assert_eq!(core.state.facts().prompt.trigger, Trigger::ContainerEvent);
+    assert_eq!(&*core.state.facts().prompt.detail, "oom");
 }
 
 #[test]

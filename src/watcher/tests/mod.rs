@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     container::{Container, ContainerId, Network, State},
-    engine::EngineError,
+    engine::{EngineError, ErrorCause},
     environment::Environment,
     inbox::{ContainerChange, Pending},
     node::{LabelKeys, Role},
@@ -326,7 +326,7 @@ fn unreachable() -> EngineError {
     EngineError::Unreachable {
         action: "inspecting container n".to_owned(),
         engine: "test://".to_owned(),
-        cause: "refused".to_owned(),
+        cause: ErrorCause::new("refused"),
     }
 }
 

@@ -177,10 +177,10 @@ fn the_first_look_goes_on_until_there_is_a_reply_to_everything() {
     reader.wakes();
     reader.core.inspected(running());
     reader.wakes();
-    assert_eq!(reader.status().cause.trigger, Trigger::Initial);
+    assert_eq!(reader.status().prompt.trigger, Trigger::Initial);
     reader.core.systemd(with_munge("inactive", 1));
     reader.wakes();
-    assert_eq!(reader.status().cause.trigger, Trigger::Initial);
+    assert_eq!(reader.status().prompt.trigger, Trigger::Initial);
     reader.core.signal("munge.service", 5);
     reader.wakes();
     reader.core.systemd(SystemdState {
@@ -188,8 +188,8 @@ fn the_first_look_goes_on_until_there_is_a_reply_to_everything() {
         ..all_up()
     });
     reader.wakes();
-    assert_eq!(reader.status().cause.trigger, Trigger::UnitEvent);
-    assert_eq!(&*reader.status().cause.detail, "munge.service");
+    assert_eq!(reader.status().prompt.trigger, Trigger::UnitEvent);
+    assert_eq!(&*reader.status().prompt.detail, "munge.service");
 }
 
 #[test]

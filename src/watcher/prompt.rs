@@ -6,13 +6,13 @@ use crate::report::Trigger;
 
 /// What made readyd look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Cause {
+pub(crate) struct Prompt {
     pub(crate) trigger: Trigger,
     /// What happened, where something did: the engine's word, or a unit's name.
     pub(crate) detail: Arc<str>,
 }
 
-impl Cause {
+impl Prompt {
     pub(super) fn initial() -> Self {
         Self::without_detail(Trigger::Initial)
     }

@@ -18,7 +18,9 @@ use super::{
     error::{Call, bounded, not_startable},
 };
 use crate::container::ContainerId;
-use crate::engine::{EngineError, Exec, ExecChunk, ExecOutput, ExecStreams, RunningExec};
+use crate::engine::{
+    EngineError, ErrorCause, Exec, ExecChunk, ExecOutput, ExecStreams, RunningExec,
+};
 
 /// The exit code of a command that cannot be executed. Docker and shells both use it.
 const CANNOT_EXECUTE: i64 = 126;
@@ -61,7 +63,7 @@ pub(super) async fn start(
     let StartExecResults::Attached { output, input } = started else {
         return Err(EngineError::Garbled {
             action,
-            cause: "the command was started detached".to_owned(),
+            cause: ErrorCause::new("the command was started detached"),
         });
     };
     Ok(RunningDockerExec {
@@ -201,7 +203,7 @@ async fn exit_code(
             (Some(false), Some(code)) => return Ok(code),
             _ if Instant::now() < patience => sleep(Duration::from_millis(5)).await,
             _ => {
-                let cause = "it says no exit code".to_owned();
+                let cause = ErrorCause::new("it says no exit code");
                 return Err(EngineError::Garbled { action, cause });
             }
         }

@@ -7,10 +7,10 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::{ClientArguments, Usage};
+use super::{ClientArguments, InvalidValue, Usage};
 use crate::{
     client::ReadinessServiceClient,
-    grpc::{Drainer, Limits, Server, Service},
+    grpc::{Drainer, Limits, Readiness, Server},
     monitor::Monitor,
 };
 
@@ -25,7 +25,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUrl(String);
 
-pub(super) fn server(url: &str) -> Result<ServerUrl, String> {
+pub(super) fn server(url: &str) -> Result<ServerUrl, InvalidValue> {
     let http = url.strip_prefix("http://");
     let unix = url
         .strip_prefix("unix:")
@@ -34,7 +34,9 @@ pub(super) fn server(url: &str) -> Result<ServerUrl, String> {
     if named && (unix.is_some() || url.parse::<Uri>().is_ok()) {
         return Ok(ServerUrl(url.to_owned()));
     }
-    Err("it should be http://HOST:PORT or unix:PATH".to_owned())
+    Err(InvalidValue(
+        "it should be http://HOST:PORT or unix:PATH".to_owned(),
+    ))
 }
 
 /// A client, with the drainer that keeps an embedded server alive.
@@ -91,7 +93,7 @@ async fn embedded(monitor: Monitor) -> anyhow::Result<Client> {
         longest_wait: Duration::from_secs(24 * 60 * 60),
         ..Limits::default()
     };
-    let server = Server::new(Service::new(monitor, limits, drain));
+    let server = Server::new(Readiness::new(monitor, limits, drain));
     tokio::spawn(server.serve_duplex(theirs));
 
     let mut ours = Some(ours);
