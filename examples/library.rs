@@ -56,6 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match event {
             WaitEvent::Node(report) => println!("{}: {:?}", report.node, report.state),
             WaitEvent::Result(result) => println!("{:?} {}", result.verdict, result.message),
+            _ => {}
         }
     }
     Ok(())

@@ -39,6 +39,7 @@ pub struct Container {
 
 /// The network that a container uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Network {
     /// Its own network: a process that listens there is the container's.
     #[default]
@@ -86,6 +87,7 @@ impl Run {
 
 /// A container's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum State {
     /// The container was created and not started yet.
     Created,

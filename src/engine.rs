@@ -140,6 +140,7 @@ impl Error for ErrorCause {
 
 /// The error of a call to the engine.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The engine cannot be reached.
     #[error("{action}: the engine at {engine} cannot be reached")]

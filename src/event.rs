@@ -21,6 +21,7 @@ pub struct ContainerEvent {
 
 /// An action that happened to a container, as the engine names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// The container was created.
     Create,

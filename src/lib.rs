@@ -77,6 +77,7 @@ while let Some(event) = wait.next().await {
     match event {
         WaitEvent::Node(report) => println!(\"{}: {:?}\", report.node, report.state),
         WaitEvent::Result(result) => println!(\"{:?} {}\", result.verdict, result.message),
+        _ => {}
     }
 }
 # Ok(())

@@ -57,6 +57,7 @@ impl fmt::Display for NodeName {
 
 /// The part that a node plays in its cluster. It decides which probes the node has to pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Role {
     /// Runs slurmctld.
     Controller,
@@ -171,6 +172,7 @@ impl Default for LabelKeys {
 
 /// The identity of a client. Every client is [`Identity::Local`] until there is authentication.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Identity {
     /// A client that can reach the server or runs the library.
     Local,

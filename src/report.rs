@@ -9,6 +9,7 @@ use crate::{
 
 /// The report of a probe: its result, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProbeReport {
     /// The probe's name.
     pub probe: String,
@@ -26,6 +27,7 @@ pub struct ProbeReport {
 
 /// An outcome, or the reason why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProbeResult {
     /// The probe has looked, with this outcome.
     Looked(Outcome),
@@ -83,6 +85,7 @@ impl ProbeReport {
 
 /// The reason why readyd looked at a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Trigger {
     /// It was the first look.
     Initial,

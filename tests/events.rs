@@ -52,6 +52,7 @@ async fn until(wait: &mut Wait, what: &str) -> Arc<NodeReport> {
                     let said = match &report.state {
                         NodeState::Waiting(reason) | NodeState::Terminal(reason) => reason.as_str(),
                         NodeState::Ready => "ready",
+                        other => panic!("{other:?}"),
                     };
                     if said.contains(what) {
                         return report;

@@ -66,6 +66,7 @@ async fn told(mut wait: Wait) -> (Vec<Arc<NodeReport>>, Arc<WaitResult>) {
                 assert!(wait.next().await.is_none(), "the result is the last");
                 return (reports, result);
             }
+            other => panic!("{other:?}"),
         }
     }
     panic!("a wait ends with a result");
@@ -75,6 +76,7 @@ fn reason(report: &NodeReport) -> &str {
     match &report.state {
         NodeState::Ready => "",
         NodeState::Waiting(reason) | NodeState::Terminal(reason) => reason.as_str(),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -178,6 +178,7 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
                 assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
                 assert!(node.sh("scontrol ping").contains("is UP"));
             }
+            other => panic!("{other:?}"),
         }
     }
     assert!(seen_down, "the window was never seen open");
@@ -227,6 +228,7 @@ async fn a_slurmd_that_dies_after_its_start_is_never_ready(
                     slurmd.detail
                 );
             }
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -394,6 +396,7 @@ async fn an_engine_that_goes_away_is_told_apart_and_found_again(
             WaitEvent::Result(result) => {
                 assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
             }
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(seen, ["munge", "cut", "back"]);

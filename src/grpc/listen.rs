@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener, lookup_host};
 
 /// An address to listen on: `HOST:PORT`, or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ListenAddress {
     /// A TCP port of a host's addresses. Port 0 stands for any free port.
     Tcp(String),
@@ -21,6 +22,7 @@ pub enum ListenAddress {
 
 /// The text is not an address that a server can listen on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidListenAddress {
     /// It names a Unix socket without a path.
     #[error("unix: takes a path")]
@@ -61,6 +63,7 @@ impl fmt::Display for ListenAddress {
 
 /// The error of a server that cannot listen.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListenError {
     /// The address is not loopback: other machines could reach the server, and nothing would
     /// protect it from them.

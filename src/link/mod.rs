@@ -48,6 +48,7 @@ use target::Target;
 
 /// The ways into a node that readyd may take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LinkChoice {
     /// The best way that works for each node: host, else bridge, else exec.
     #[default]

@@ -91,6 +91,7 @@ pub struct Monitor {
 
 /// Why a monitor has nothing to tell of a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MonitorError {
     /// There is no such container, or none that may be looked at.
     #[error("there is no container {node}")]
@@ -112,6 +113,7 @@ pub enum MonitorError {
 
 /// Why [`Monitor::until_ready`] gave up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotReady {
     /// The node can no longer become ready: the node, the probe and its reason.
     #[error("{0}")]
@@ -123,6 +125,7 @@ pub enum NotReady {
 
 /// What one look at a node found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The node.
     pub node: NodeName,

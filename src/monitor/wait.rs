@@ -57,6 +57,7 @@ pub struct WaitTarget {
 
 /// The effect of a terminal node on a wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FailurePolicy {
     /// The first terminal node ends the wait.
     #[default]
@@ -67,6 +68,7 @@ pub enum FailurePolicy {
 
 /// The state of a node in a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NodeState {
     /// The node is not ready yet, for this reason.
     Waiting(Reason),
@@ -78,6 +80,7 @@ pub enum NodeState {
 
 /// The report of a node: its state, and the probes behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NodeReport {
     /// The node, as the request named it.
     pub node: NodeName,
@@ -121,6 +124,7 @@ impl NodeReport {
 
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// All nodes are ready.
     Ready,
@@ -132,6 +136,7 @@ pub enum Verdict {
 
 /// The result of a wait, with the last state of each node.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WaitResult {
     /// The verdict.
     pub verdict: Verdict,
@@ -149,6 +154,7 @@ pub struct WaitResult {
 
 /// An event of a wait.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum WaitEvent {
     /// The first report of a node, or one that differs from the report before it.
     Node(Arc<NodeReport>),

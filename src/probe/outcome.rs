@@ -11,6 +11,7 @@ use crate::{
 
 /// The outcome of a probe. A probe that could not look has no outcome, but a [`ProbeError`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The condition of the probe holds. The reason, if there is one, is worth knowing all the
     /// same.

@@ -5,6 +5,7 @@
 // A test's helpers may make it fail, and a failed test prints its earlier output.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+pub mod conformance;
 pub mod fake;
 #[cfg(feature = "cli")]
 pub mod proxy;
