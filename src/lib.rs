@@ -16,13 +16,13 @@
 //! | [`grpc`] | the service: requests in, states out, errors to statuses |
 //! | [`client`] | the generated client |
 //! | [`monitor`] | snapshot, check, wait |
-//! | `watcher` | one node's life: look, run probes, publish the newest report |
+//! | `watcher` | following one node for all its clients: what is known, what is asked, what is told |
 //! | `link` | reaching into a node |
 //! | `systemd` | how systemd is asked, and what its answers say |
 //! | [`docker`] | the container engine over bollard |
 //! | [`report`] | what is reported of a node |
 //! | [`probe`] | what each probe means |
-//! | [`engine`], [`container`], [`event`], [`node`], [`mod@unit`], [`question`], [`text`], [`environment`] | the traits and plain types that the rest share |
+//! | [`engine`], [`container`], [`event`], `inbox`, [`node`], `unit`, `question`, [`text`], [`environment`] | the traits and plain types that the rest share |
 //!
 //! # From Go's package `probe`
 //!

@@ -448,7 +448,7 @@ impl Driver {
             .iter()
             .filter_map(|followed| followed.told.clone())
             .collect();
-        tracing::debug!(?verdict, message, elapsed = ?(now - self.started), "the wait has ended");
+        tracing::debug!(?verdict, why = message, elapsed = ?(now - self.started), "the wait has ended");
         let result = WaitResult {
             verdict,
             message,

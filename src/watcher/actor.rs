@@ -98,7 +98,7 @@ impl NodeActor {
     }
 
     fn handle(&mut self, input: Input) {
-        tracing::debug!(%input, "input");
+        tracing::debug!("input: {input}");
         self.state.handle(input, self.now());
     }
 
@@ -143,7 +143,7 @@ impl NodeActor {
             }
         }
         for command in commands {
-            tracing::debug!(%command, "command");
+            tracing::debug!("command: {command}");
             self.execute(command, now);
         }
         wake

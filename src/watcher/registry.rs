@@ -87,6 +87,7 @@ impl Watchers {
         let entry = nodes
             .entry(key.clone())
             .or_insert_with(|| registry.start(key));
+        tracing::debug!(%node, ?interval, "a client comes");
         let environment = &registry.context.environment;
         let (client, statuses) = entry.clients.join(probes, interval, environment);
         Watcher {
