@@ -42,6 +42,8 @@ struct Basis {
     started: Instant,
     /// The latest that any of it but the container was answered.
     latest: Option<Instant>,
+    /// The latest that a probe's own query was answered.
+    latest_answer: Option<Instant>,
     /// The longest that any of it took.
     slowest: Duration,
     systemd: bool,
@@ -112,6 +114,7 @@ impl<'a> Evaluator<'a> {
         let mut basis = Basis {
             started,
             latest: None,
+            latest_answer: None,
             slowest: Duration::ZERO,
             systemd: false,
             answers: Vec::new(),
@@ -306,6 +309,8 @@ impl<'a> Evaluator<'a> {
         let mut stands_with_unit = false;
         if let Some(Answer { cached, unit, .. }) = answer {
             self.basis.rely_on(cached.freshness(), probe.name());
+            let answered = Some(cached.span().answered);
+            self.basis.latest_answer = self.basis.latest_answer.max(answered);
             if cached.needs_query() {
                 self.needs.probes.push(probe.clone());
             }
@@ -362,9 +367,17 @@ impl<'a> Evaluator<'a> {
         let systemd = self.state.systemd.span();
         let container = self.state.container.span();
         let latest = self.basis.latest.unwrap_or(container.asked);
-        let fresh = fresh(self.basis.slowest);
+        let newest = latest.max(container.asked);
+        let is_old = |span: Span| span.answered + fresh(self.basis.slowest) < newest;
         // Not every change of systemd as a whole is signalled.
-        if self.basis.systemd && systemd.answered + fresh < latest.max(container.asked) {
+        if self.basis.systemd && is_old(systemd) {
+            self.needs.refresh.push(Subject::Systemd);
+            return Some("systemd".to_owned());
+        }
+        let reply = self.state.systemd.value();
+        let subscribed = reply.is_some_and(SystemdReply::is_subscribed);
+        // Where units do not signal their changes, one may have changed before the last answer came.
+        if self.basis.systemd && !subscribed && self.basis.latest_answer > Some(systemd.asked) {
             self.needs.refresh.push(Subject::Systemd);
             return Some("systemd".to_owned());
         }
@@ -373,8 +386,7 @@ impl<'a> Evaluator<'a> {
         let mut old = None;
         for (key, probe) in &self.basis.answers {
             let answer = self.state.answers.get(key);
-            let is_old = |answer: &Answer| answer.cached.span().answered + fresh < container.asked;
-            if answer.is_some_and(is_old) {
+            if answer.is_some_and(|answer| is_old(answer.cached.span())) {
                 self.needs.refresh.push(Subject::Probe(key.clone()));
                 old = old.or_else(|| Some(probe.name().to_owned()));
             }
@@ -384,8 +396,6 @@ impl<'a> Evaluator<'a> {
         }
         // Events may be late, and an exec goes by an id that a restart keeps. But what has just
         // answered over the node's own bus runs.
-        let reply = self.state.systemd.value();
-        let subscribed = reply.is_some_and(SystemdReply::is_subscribed);
         let live = self.state.container_events_live() && self.state.container.is_valid();
         let runs = self.basis.systemd && subscribed && live && systemd.answered >= latest;
         if !runs && container.asked < latest {

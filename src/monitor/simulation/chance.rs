@@ -83,11 +83,7 @@ impl World {
                 self.outage = true;
                 self.subscribers.clear();
             }
-            87..=90 if self.outage => {
-                self.outage = false;
-                self.out = Some(Instant::now());
-            }
-            87..=90 => {}
+            87..=90 => self.outage = false,
             91 => self.lost = 30,
             92..=93 => self.lost = 0,
             94 => self.twice = 50,
@@ -100,11 +96,6 @@ impl World {
                 self.latency = MS;
             }
         }
-    }
-
-    /// Returns whether the engine was unreachable at some moment since then.
-    pub(super) fn was_out_since(&self, then: Instant) -> bool {
-        self.outage || self.out.is_some_and(|until| until >= then)
     }
 
     /// Returns how much later than usual a reply may be.

@@ -88,6 +88,7 @@ struct TrueContainer {
     run: u64,
     state: State,
     restarts: bool,
+    created: Instant,
     ended_at: Option<Instant>,
     system: &'static str,
     units: BTreeMap<&'static str, TrueUnit>,
@@ -129,11 +130,11 @@ struct Truth {
 struct World {
     random: fastrand::Rng,
     nodes: BTreeMap<String, TrueNode>,
+    /// Whether events are lost and engines go away.
+    faults: bool,
     ids: u64,
     /// Whether the engine is unreachable.
     outage: bool,
-    /// When the last outage ended.
-    out: Option<Instant>,
     /// How long the engine takes to reply.
     latency: Duration,
     /// When the engine was slow last: calls from then may still be in flight.
@@ -142,6 +143,8 @@ struct World {
     past: VecDeque<ContainerEvent>,
     /// How many of a hundred events are lost, and how many arrive twice.
     lost: u32,
+    /// When an event was lost last: a pause that nobody is told of need not be noticed.
+    last_lost: Option<Instant>,
     twice: u32,
     links: Arc<AtomicUsize>,
     signals: SignalCounter,
@@ -158,14 +161,15 @@ impl Sim {
         Self(Arc::new(Mutex::new(World {
             random: fastrand::Rng::with_seed(seed),
             nodes: BTreeMap::new(),
+            faults: seed.is_multiple_of(2),
             ids: 0,
             outage: false,
-            out: None,
             latency: MS,
             slow: None,
             subscribers: Vec::new(),
             past: VecDeque::new(),
             lost: 0,
+            last_lost: None,
             twice: 0,
             links: Arc::default(),
             signals: SignalCounter::default(),

@@ -27,12 +27,16 @@ pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
         }
         match event {
             WaitEvent::Node(report) => {
-                // The first report may contain what the watcher saw for other waits. Soon the wait
-                // has a look of its own.
-                let has_looked = started.elapsed() > LATE + slow && !world.was_out_since(started);
-                if report.probes[0].result.is_passed() && has_looked {
+                if report.probes[0].result.is_passed()
+                    && let Some(id) = world.surely_seen(report.node.as_str(), started)
+                {
                     let now = Instant::now();
-                    alive.entry(report.node.clone()).or_insert(now);
+                    let seen = alive
+                        .entry(report.node.clone())
+                        .or_insert((now, id.clone()));
+                    if seen.1 != id {
+                        *seen = (now, id);
+                    }
                 }
                 if let NodeState::Terminal(reason) = &report.state
                     && policy == FailurePolicy::KeepWaiting
@@ -61,14 +65,34 @@ pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
 }
 
 impl World {
+    /// The container that a report of a running one is about, where that is certain: nothing is lost in
+    /// this world, the wait has had the time to look for itself, and the container is no new one.
+    fn surely_seen(&self, name: &str, started: Instant) -> Option<ContainerId> {
+        let container = self.nodes[name].container.as_ref()?;
+        let long_enough = |since: Instant| since.elapsed() > LATE + self.slowness();
+        let certain = !self.faults && long_enough(started) && long_enough(container.created);
+        certain.then(|| container.id.clone())
+    }
+
     /// Checks that no run that the wait had seen has ended. Such an end also ends the wait,
     /// whatever comes after it.
-    fn judge_runs(&mut self, said: &str, alive: &BTreeMap<NodeName, Instant>, slow: Duration) {
+    fn judge_runs(
+        &mut self,
+        said: &str,
+        alive: &BTreeMap<NodeName, (Instant, ContainerId)>,
+        slow: Duration,
+    ) {
         let until = Instant::now().checked_sub(LATE + slow).unwrap();
-        for (name, seen) in alive {
+        for (name, (seen, id)) in alive {
             let node = &self.nodes[name.as_str()];
-            if node.has_been_restarted(*seen, until) {
-                let wrong = format!("{said}: {name} was restarted meanwhile");
+            if node.has_been_restarted(id, *seen, until) {
+                let of_late = node.of_late();
+                let ago = node.ended.iter().rev().take(3).map(|(at, _)| at.elapsed());
+                let ago: Vec<_> = ago.collect();
+                let wrong = format!(
+                    "{said}: {name} was restarted meanwhile: seen {:?} ago, runs ended {ago:?} ago: {of_late}",
+                    seen.elapsed()
+                );
                 self.violations.push(wrong);
             }
         }
@@ -100,6 +124,7 @@ impl World {
                     };
                     let now = Instant::now();
                     if let Some(start) = now.checked_sub(stable_for)
+                        && self.last_lost.is_none_or(|lost| lost < start)
                         && !stable_for.is_zero()
                         && slow < MS * 10
                         && node.held_since(start, undone)

@@ -27,6 +27,7 @@ impl World {
             run: 0,
             state: State::Created,
             restarts,
+            created: Instant::now(),
             ended_at: None,
             system: "starting",
             units: BTreeMap::new(),
@@ -209,6 +210,7 @@ impl World {
             self.past.pop_front();
         }
         if self.random.u32(0..100) < self.lost {
+            self.last_lost = Some(Instant::now());
             return;
         }
         let times = if self.random.u32(0..100) < self.twice {
@@ -321,15 +323,17 @@ impl TrueNode {
         (self.ended.iter()).any(|(at, _)| (from..=until).contains(at))
     }
 
-    /// Returns whether a run of the current container ended between these instants, and nothing
-    /// starts it again by itself.
-    pub(super) fn has_been_restarted(&self, from: Instant, until: Instant) -> bool {
-        let Some(now) = &self.container else {
-            return false;
-        };
-        let ended =
-            |(at, id): &(Instant, ContainerId)| (from..=until).contains(at) && *id == now.id;
-        self.ended.iter().any(ended)
+    /// Whether that container is there still, and a run of it has ended between these instants that
+    /// nothing starts again by itself.
+    pub(super) fn has_been_restarted(
+        &self,
+        id: &ContainerId,
+        from: Instant,
+        until: Instant,
+    ) -> bool {
+        let is_there = self.container.as_ref().is_some_and(|now| now.id == *id);
+        let ended = |(at, of): &(Instant, ContainerId)| (from..=until).contains(at) && of == id;
+        is_there && self.ended.iter().any(ended)
     }
 
     /// Returns whether the node was ready a moment ago, as far as the probes of its role can tell.

@@ -125,6 +125,30 @@ fn an_answer_from_before_the_last_inspection_is_asked_for_once_more() {
 }
 
 #[test]
+fn an_answer_from_before_another_probe_failed_is_asked_for_once_more_when_that_passes() {
+    let set = ProbeSet::wait(None, vec![probe("munge"), probe("registered")]);
+    let mut core = Core::passed(set);
+    core.signal("munge.service", 5);
+    core.turn();
+    core.systemd(SystemdState {
+        last_signal: 5,
+        ..with_munge("inactive", 2)
+    });
+    assert_eq!(core.turn().outcomes(), "F-");
+    // Nobody has asked whether it is registered, for as long as munge is down.
+    core.at(10_000).signal("munge.service", 6);
+    core.turn();
+    core.systemd(SystemdState {
+        last_signal: 6,
+        ..with_munge("active", 3)
+    });
+    let turn = core.turn();
+    assert_eq!(turn.progress(), Progress::Confirming);
+    assert_eq!(turn.blocked_by(), "registered: it is looked at once more");
+    assert_eq!(turn.said(), ["query registered: sinfo"]);
+}
+
+#[test]
 fn what_is_in_doubt_has_not_passed_and_keeps_since_when_it_did() {
     let mut core = Core::passed(only("munge"));
     let since = core.turn().first().passed_since;
@@ -171,13 +195,9 @@ fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
     // One command at a time, each of which takes two seconds.
     core.now += 2 * SECOND;
     let slow = Span::new(core.now - 2 * SECOND, core.now);
-    let state = SystemdState {
-        subscribed: false,
-        ..all_up()
-    };
     core.handle(Input::Systemd(SystemdReply {
         via: "test",
-        result: Ok(state),
+        result: Ok(unsubscribed()),
         span: slow,
     }));
     let turn = core.turn();
@@ -194,10 +214,49 @@ fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
             span: Span::new(core.now - 2 * SECOND, core.now),
         },
     ));
-    let turn = core.turn();
-    assert_eq!(turn.said(), ["inspect"]);
+    assert_eq!(core.turn().said(), ["query systemd: munge.service"]);
+    core.now += 2 * SECOND;
+    core.handle(Input::Systemd(SystemdReply {
+        via: "test",
+        result: Ok(unsubscribed()),
+        span: Span::new(core.now - 2 * SECOND, core.now),
+    }));
+    assert_eq!(core.turn().said(), ["inspect"]);
     core.inspected(running());
     assert_eq!(core.turn().progress(), Progress::Passed);
+}
+
+#[test]
+fn a_unit_that_signals_nothing_is_looked_at_once_more_behind_the_last_answer() {
+    let mut core = Core::wanting(vec![ProbeSet::wait(
+        None,
+        vec![probe("slurmd"), probe("registered")],
+    )]);
+    core.turn();
+    core.inspected(running());
+    core.turn();
+    core.systemd(unsubscribed());
+    let turn = core.turn();
+    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
+        panic!("{:?}", turn.said());
+    };
+    core.at(300).answered(registered, *query, Finding::passed());
+    let turn = core.turn();
+    assert_eq!(turn.blocked_by(), "systemd: it is looked at once more");
+    // slurmd was started anew meanwhile, and has not proved itself.
+    let mut state = unsubscribed();
+    state
+        .units
+        .extend([unit("slurmd.service", "active", "simple", 2)]);
+    core.systemd(state);
+    assert_eq!(core.turn().outcomes(), "F-");
+}
+
+fn unsubscribed() -> SystemdState {
+    SystemdState {
+        subscribed: false,
+        ..all_up()
+    }
 }
 
 #[test]
