@@ -23,17 +23,16 @@ use super::{
     wait::{
         FailurePolicy, NodeReport, NodeState, Verdict, View, WaitRequest, WaitResult, WaitTarget,
     },
+    wait_node::{WaitNode, end, is_settled, soften},
 };
 use crate::{
-    container::Run,
     engine::seconds,
     environment::{Environment, after},
     event::ContainerEvent,
-    node::{Identity, NodeName},
+    node::Identity,
     probe::{Outcome, container},
-    report::{ProbeReport, ProbeResult},
-    text::{Detail, Reason},
-    watcher::{Freshness, NodeStatus, ProbeSet, SeenRun, Watcher, Watchers},
+    text::Reason,
+    watcher::{Freshness, NodeStatus, ProbeSet, Watchers},
 };
 
 /// What somebody else than the engine tells of containers.
@@ -52,46 +51,6 @@ pub(super) struct Driver {
     nodes: Vec<WaitNode>,
     events: Events,
     view: watch::Sender<View>,
-}
-
-/// A node of the wait.
-struct WaitNode {
-    node: NodeName,
-    watcher: Watcher,
-    newest: Arc<NodeStatus>,
-    /// Since when it has passed for this wait, by its own looks: none that started before the wait did
-    /// counts.
-    passed_since: Option<Instant>,
-    /// Since when the newest state has not been settled.
-    unsettled_since: Instant,
-    told: Option<Arc<NodeReport>>,
-    /// The moment for which another look has been asked.
-    refreshed_for: Option<Instant>,
-    /// The run that this wait has seen alive.
-    run: Option<Run>,
-    /// Why that is over for good, though the container runs again.
-    ended: Option<Reason>,
-}
-
-impl WaitNode {
-    /// Holds the run that was seen last against the one that this wait has seen alive.
-    ///
-    /// A container that ends and is started again at once need not be found exited by any look, but
-    /// its other start cannot be missed. Without a restart policy nothing but somebody's `docker
-    /// restart`, or stop and start, does that, and what was waited for is over.
-    fn follow_run(&mut self, seen: Option<&SeenRun>, started: Instant) {
-        let Some(seen) = seen.filter(|seen| seen.asked >= started) else {
-            return;
-        };
-        let another = |run: &Run| run.id == seen.run.id && !run.is_same(&seen.run);
-        if self.run.as_ref().is_some_and(another) && !seen.restarts {
-            tracing::debug!(node = %self.node, "its run is over, and another has begun");
-            self.ended = Some(container::started_again(&self.node));
-        }
-        if seen.is_alive {
-            self.run = Some(seen.run.clone());
-        }
-    }
 }
 
 /// A node's newest state.
@@ -485,43 +444,6 @@ impl Driver {
 enum Decision {
     Over(Verdict),
     Next(Option<Instant>),
-}
-
-/// Whether the state is more than the news that something is being waited for: that it has passed
-/// only counts once this wait has looked for itself.
-fn is_settled(newest: &NodeStatus, started: Instant) -> bool {
-    let passed = || newest.probes.iter().all(|report| report.result.is_passed());
-    newest.is_settled && (newest.started >= started || !passed())
-}
-
-/// Makes failures of what is terminal.
-fn soften(probes: &mut Arc<[ProbeReport]>, reason: impl Fn(&Reason) -> Reason) {
-    if !probes.iter().any(|report| report.result.is_terminal()) {
-        return;
-    }
-    let mut softened = probes.to_vec();
-    for report in &mut softened {
-        if let ProbeResult::Looked(Outcome::Terminal(why)) = &report.result {
-            report.result = ProbeResult::Looked(Outcome::Failed(reason(why)));
-        }
-    }
-    *probes = softened.into();
-}
-
-/// Makes the reports those of a container that has ended.
-fn end(probes: &mut Arc<[ProbeReport]>, ended: &Reason) {
-    let mut reports = probes.to_vec();
-    let mut reports_in_order = reports.iter_mut();
-    if let Some(first) = reports_in_order.next() {
-        first.result = ProbeResult::Looked(Outcome::Terminal(ended.clone()));
-        first.detail = Detail::default();
-        let why = Reason::new(format!("not looked at: {} has not passed", first.probe));
-        for report in reports_in_order {
-            report.result = ProbeResult::Skipped(why.clone());
-            report.detail = Detail::default();
-        }
-    }
-    *probes = reports.into();
 }
 
 fn change((index, mut receiver): (usize, watch::Receiver<Arc<NodeStatus>>)) -> Change {

@@ -4,6 +4,7 @@ mod driver;
 #[cfg(test)]
 mod simulation;
 mod wait;
+mod wait_node;
 
 use std::{
     collections::BTreeMap,
@@ -330,7 +331,7 @@ impl Monitor {
 
     /// A report; an error where the probe could not be looked at.
     fn report(&self, node: &NodeName, report: EvaluatedProbe) -> Result<ProbeReport, MonitorError> {
-        match &report.result {
+        match &report.found.result {
             ProbeResult::Unknown(reason) => {
                 let error = ProbeError(reason.clone());
                 Err(could_not_tell(node, &report.probe, error))

@@ -17,14 +17,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
+    found::Found,
     probe_set::Mode,
     schedule::{PROVEN, RUN_CONFIRMED, UNIT_CONFIRMED},
     span::Span,
 };
-use crate::{
-    probe::{Finding, Outcome, Proof},
-    text::Detail,
-};
+use crate::probe::{Finding, Outcome, Proof};
 
 /// Since when the findings of the newest replies have been the same.
 #[derive(Debug, Default)]
@@ -39,15 +37,6 @@ struct FirstSeen {
     is_dead: bool,
     /// The end of the look that found it first: it was so by then at the latest.
     at: Instant,
-}
-
-/// What a finding comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Confirmed {
-    pub(super) outcome: Outcome,
-    pub(super) detail: Detail,
-    /// From when on a look settles what this one leaves open.
-    pub(super) confirm_at: Option<Instant>,
 }
 
 impl Confirmations {
@@ -71,28 +60,25 @@ impl Confirmations {
     ///
     /// A snapshot is one look, which cannot be two: it calls dead what has failed. It and a check say
     /// what is now, however young a unit is.
-    pub(super) fn judge(&self, finding: Finding, span: Span, mode: Mode) -> Confirmed {
-        let settled = |outcome, detail| Confirmed {
-            outcome,
-            detail,
-            confirm_at: None,
-        };
+    pub(super) fn judge(
+        &self,
+        finding: Finding,
+        via: &'static str,
+        span: Span,
+        mode: Mode,
+    ) -> Found {
         match finding {
-            Finding::Clear(outcome) => settled(outcome, Detail::default()),
+            Finding::Clear(outcome) => Found::settled(outcome, via, span),
             Finding::Unproven { proof, age, reason } => {
                 let old_enough = age.is_some_and(|age| age >= PROVEN);
-                if old_enough || mode != Mode::Wait {
-                    return settled(Outcome::passed(), Detail::default());
-                }
                 let due = self.since(&Proof::Unit(proof), false, span) + PROVEN;
                 // What was seen in a look may be as old as its start.
-                if span.asked >= due {
-                    return settled(Outcome::passed(), Detail::default());
+                if old_enough || mode != Mode::Wait || span.asked >= due {
+                    return Found::settled(Outcome::passed(), via, span);
                 }
-                Confirmed {
-                    outcome: Outcome::Failed(reason),
-                    detail: Detail::default(),
+                Found {
                     confirm_at: Some(due),
+                    ..Found::settled(Outcome::Failed(reason), via, span)
                 }
             }
             Finding::Dead {
@@ -100,17 +86,16 @@ impl Confirmations {
                 reason,
                 detail,
             } => {
-                if mode == Mode::Snapshot {
-                    return settled(Outcome::Failed(reason), detail);
-                }
                 let due = self.since(&proof, true, span) + delay(&proof);
-                if span.asked >= due {
-                    return settled(Outcome::Terminal(reason), detail);
-                }
-                Confirmed {
-                    outcome: Outcome::Failed(reason),
+                let outcome = match mode {
+                    Mode::Wait | Mode::Check if span.asked >= due => Outcome::Terminal(reason),
+                    Mode::Wait | Mode::Check | Mode::Snapshot => Outcome::Failed(reason),
+                };
+                let is_open = mode != Mode::Snapshot && !matches!(outcome, Outcome::Terminal(_));
+                Found {
                     detail,
-                    confirm_at: Some(due),
+                    confirm_at: is_open.then_some(due),
+                    ..Found::settled(outcome, via, span)
                 }
             }
         }
@@ -148,7 +133,11 @@ fn delay(proof: &Proof) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{probe::UnitProof, text::Reason};
+    use crate::{
+        probe::UnitProof,
+        report::ProbeResult,
+        text::{Detail, Reason},
+    };
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -177,6 +166,13 @@ mod tests {
         }
     }
 
+    fn outcome(found: Found) -> Outcome {
+        match found.result {
+            ProbeResult::Looked(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What findings come to, of looks that start at these milliseconds and take 10 ms each.
     fn outcomes(mode: Mode, looks: Vec<(u32, Finding)>) -> Vec<Outcome> {
         let zero = Instant::now();
@@ -185,7 +181,7 @@ mod tests {
             let start = zero + MS * at;
             let span = Span::new(start, start + 10 * MS);
             confirmations.note_units([finding.clone()].into_iter(), span);
-            confirmations.judge(finding, span, mode).outcome
+            outcome(confirmations.judge(finding, "test", span, mode))
         };
         looks.into_iter().map(judge).collect()
     }
@@ -252,7 +248,11 @@ mod tests {
         let now = Instant::now();
         let span = Span::new(now, now + 10 * MS);
         let confirmations = Confirmations::default();
-        let at = |finding| confirmations.judge(finding, span, Mode::Wait).confirm_at;
+        let at = |finding| {
+            confirmations
+                .judge(finding, "test", span, Mode::Wait)
+                .confirm_at
+        };
         assert_eq!(at(dead(1)), Some(now + 110 * MS));
         assert_eq!(at(young(1, None)), Some(now + 210 * MS));
         assert_eq!(at(Finding::passed()), None);
@@ -264,7 +264,7 @@ mod tests {
         let confirmations = Confirmations::default();
         let look = |at: u32| {
             let span = Span::new(now + MS * at, now + MS * at);
-            confirmations.judge(dead(1), span, Mode::Wait).outcome
+            outcome(confirmations.judge(dead(1), "test", span, Mode::Wait))
         };
         assert_eq!([look(0), look(500)], [failed(), failed()]);
     }
@@ -284,7 +284,7 @@ mod tests {
         };
         let later = Span::new(now + 500 * MS, now + 500 * MS);
         confirmations.note_units([dead(1), other.clone()].into_iter(), later);
-        let judged = |finding| confirmations.judge(finding, later, Mode::Wait).outcome;
+        let judged = |finding| outcome(confirmations.judge(finding, "test", later, Mode::Wait));
         assert_eq!(judged(dead(1)), Outcome::terminal("dead"));
         assert_eq!(judged(other), failed());
     }

@@ -6,7 +6,7 @@ use super::{
     cached::Cached,
     probe_set::Mode,
     schedule::{ENGINE_RETURN, RESYNC, banner_interval, earlier},
-    session::SystemdReply,
+    session::{ENGINE, SystemdReply},
     state::{Answer, EngineBack, NodeState},
 };
 use crate::{
@@ -32,7 +32,7 @@ impl NodeState {
         let confirmed = container.and_then(|container| {
             let finding = container::judge(&self.node, container);
             self.confirmations
-                .judge(finding, span, Mode::Wait)
+                .judge(finding, ENGINE, span, Mode::Wait)
                 .confirm_at
         });
         let back = container.and_then(|container| self.engine_return(container));

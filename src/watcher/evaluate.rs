@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::{
     cached::Freshness,
     evaluation::{Evaluation, Needs, Progress, Subject},
-    interpret::{Found, Replies, Source, Step, next_step},
+    found::Found,
+    interpret::{Replies, Source, Step, next_step},
     probe_set::{Mode, ProbeSet, SetId},
-    report_builder::{ReportBuilder, Settled},
+    report_builder::ReportBuilder,
     schedule::{earlier, fresh},
     session::{ENGINE, SystemdReply},
     span::Span,
@@ -25,13 +26,13 @@ use crate::{
     node::{Role, RoleLabel},
     probe::{Outcome, Probe, ProbeError, ProbeKey, container},
     report::ProbeResult,
-    text::{Detail, Reason},
+    text::Reason,
 };
 
 /// What the container itself is to its probes.
 enum Standing {
     /// This, to every one.
-    Every(Outcome, Option<Instant>),
+    Every(Found),
     /// It runs; its label may name no role.
     Runs(Option<Outcome>),
 }
@@ -147,7 +148,7 @@ impl<'a> Evaluator<'a> {
 
     fn unknown_container(mut self, reason: Reason) -> Evaluation {
         let unknown = ProbeResult::Unknown(reason);
-        self.builder.push(Settled::unasked(unknown));
+        self.builder.push(Found::unasked(unknown));
         let due = self.state.retry_at(&self.state.container);
         self.needs.due.push((Subject::Container, due));
         self.finish(Progress::Blocked, None)
@@ -190,18 +191,21 @@ impl<'a> Evaluator<'a> {
     fn standing(&self, container: &Container, bad_role: Option<Outcome>) -> Standing {
         let span = self.state.container.span();
         let finding = container::judge(&self.state.node, container);
-        let judged = self.state.confirmations.judge(finding, span, self.set.mode);
-        if judged.outcome.is_passed() {
+        let judged = self
+            .state
+            .confirmations
+            .judge(finding, ENGINE, span, self.set.mode);
+        if judged.passes() {
             return Standing::Runs(bad_role);
         }
         if let Some(back) = self.state.engine_return(container)
             && span.asked < back
         {
-            let ended = judged.outcome.reason().map_or("", Reason::as_str);
+            let ended = judged.result.reason().map_or("", Reason::as_str);
             let waits = format!("{ended}; the engine came back and may start it again");
-            return Standing::Every(Outcome::failed(waits), None);
+            return Standing::Every(Found::settled(Outcome::failed(waits), ENGINE, span));
         }
-        Standing::Every(judged.outcome, judged.confirm_at)
+        Standing::Every(judged)
     }
 
     /// Goes through the probes: all of them in a snapshot, else up to the first that has not passed.
@@ -209,9 +213,9 @@ impl<'a> Evaluator<'a> {
         let all = self.set.mode == Mode::Snapshot;
         while let Some(probe) = self.builder.next() {
             let settled = match standing {
-                Standing::Every(outcome, confirm_at) => {
-                    self.confirm_at = *confirm_at;
-                    Some(self.by_engine(outcome.clone()))
+                Standing::Every(found) => {
+                    self.confirm_at = found.confirm_at;
+                    Some(found.clone())
                 }
                 Standing::Runs(bad_role) if probe.is_container() => {
                     let outcome = bad_role.clone().unwrap_or_else(Outcome::passed);
@@ -227,7 +231,7 @@ impl<'a> Evaluator<'a> {
                 }
                 return;
             };
-            let passed = settled.result.is_passed();
+            let passed = settled.passes();
             self.builder.push(settled);
             if !passed && !all {
                 return;
@@ -235,17 +239,12 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn by_engine(&self, outcome: Outcome) -> Settled {
-        Settled {
-            result: ProbeResult::Looked(outcome),
-            detail: Detail::default(),
-            via: ENGINE,
-            elapsed: self.state.container.span().took(),
-        }
+    fn by_engine(&self, outcome: Outcome) -> Found {
+        Found::settled(outcome, ENGINE, self.state.container.span())
     }
 
     /// What a probe comes to; none if there is no reply yet.
-    fn run_probe(&mut self, probe: &Probe) -> Option<Settled> {
+    fn run_probe(&mut self, probe: &Probe) -> Option<Found> {
         let key = probe.key();
         if probe.needs_systemd() {
             self.rely_on_systemd(probe)?;
@@ -277,9 +276,9 @@ impl<'a> Evaluator<'a> {
                     _ => (Subject::Systemd, self.state.retry_at(&self.state.systemd)),
                 };
                 self.needs.due.push(due);
-                Some(Settled {
-                    elapsed: span.took(),
-                    ..Settled::unasked(ProbeResult::Unknown(reason))
+                Some(Found {
+                    span: Some(span),
+                    ..Found::unasked(ProbeResult::Unknown(reason))
                 })
             }
             Step::Found(found) => Some(self.settle(probe, found, answer)),
@@ -296,8 +295,8 @@ impl<'a> Evaluator<'a> {
         systemd.value().map(|_| ())
     }
 
-    fn settle(&mut self, probe: &Probe, found: Found, answer: Option<&Answer>) -> Settled {
-        let passes = found.outcome.is_passed();
+    fn settle(&mut self, probe: &Probe, found: Found, answer: Option<&Answer>) -> Found {
+        let passes = found.passes();
         if probe.needs_systemd() {
             self.basis.include(self.state.systemd.span());
         }
@@ -329,12 +328,7 @@ impl<'a> Evaluator<'a> {
         {
             self.needs.due.push((Subject::Probe(probe.key()), due));
         }
-        Settled {
-            result: ProbeResult::Looked(found.outcome),
-            detail: found.detail,
-            via: found.via,
-            elapsed: found.span.took(),
-        }
+        found
     }
 
     fn conclude(mut self) -> Evaluation {

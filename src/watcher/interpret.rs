@@ -1,9 +1,8 @@
 //! From the replies that there are to what one probe found, or to what has to be asked next.
 
-use tokio::time::Instant;
-
 use super::{
-    confirm::{Confirmations, Confirmed},
+    confirm::Confirmations,
+    found::Found,
     probe_set::Mode,
     session::{ENGINE, ProbeReply, QueryError, SystemdReply},
     span::Span,
@@ -13,21 +12,8 @@ use crate::{
         Ask, Finding, Method, Outcome, Probe, ProbeError, ProbeKind, UnitProof, find_unit,
         judge_systemd, judge_unit,
     },
-    text::Detail,
     unit::{SystemdState, Unit},
 };
-
-/// What one probe found, and how the node was reached for it.
-#[derive(Debug, Clone)]
-pub(super) struct Found {
-    pub(super) outcome: Outcome,
-    pub(super) detail: Detail,
-    pub(super) via: &'static str,
-    /// When it was so: earlier than the probe ran, where systemd had been asked before.
-    pub(super) span: Span,
-    /// From when on a look settles what this one leaves open.
-    pub(super) confirm_at: Option<Instant>,
-}
 
 /// The next step of a probe.
 #[derive(Debug)]
@@ -101,7 +87,7 @@ impl Replies<'_> {
             // A port that accepts may be another's: the unit has to have proved itself, too.
             Some(answer) if !ask.alone && has_passed(answer) => match by_unit() {
                 Step::Found(mut found) => {
-                    found.span.answered = answer.span.answered;
+                    found.span = Some(Span::new(reply.span.asked, answer.span.answered));
                     Step::Found(found)
                 }
                 step => step,
@@ -161,18 +147,7 @@ impl Replies<'_> {
     }
 
     fn found(self, finding: Finding, via: &'static str, span: Span, mode: Mode) -> Step {
-        let Confirmed {
-            outcome,
-            detail,
-            confirm_at,
-        } = self.confirmations.judge(finding, span, mode);
-        Step::Found(Found {
-            outcome,
-            detail,
-            via,
-            span,
-            confirm_at,
-        })
+        Step::Found(self.confirmations.judge(finding, via, span, mode))
     }
 }
 

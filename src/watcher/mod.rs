@@ -24,7 +24,7 @@
 //! | `confirm` | what needs a second look; where findings become outcomes |
 //! | `schedule` | every constant of time, each with its reason |
 //! | `clients`, `probe_set` | who waits, for which probes |
-//! | `publish`, `status`, `report_builder` | what is told, and what of it is news |
+//! | `found`, `report_builder`, `status`, `publish` | what is told, and what of it is news |
 //! | `session` | one run of a node's container: queries, and what it means to have no reply |
 //! | `one_shot` | one look at a node, by the same evaluation |
 //! | `feed` | the engine's events, one subscription for all nodes |
@@ -41,6 +41,7 @@ mod due;
 mod evaluate;
 mod evaluation;
 mod feed;
+mod found;
 mod handle;
 mod interpret;
 mod one_shot;

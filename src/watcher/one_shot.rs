@@ -9,6 +9,7 @@ use super::{
     context::Context,
     evaluate::evaluate,
     evaluation::Evaluation,
+    found::Found,
     probe_set::{Mode, ProbeSet, SetId},
     report_builder::EvaluatedProbe,
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
@@ -20,8 +21,6 @@ use crate::{
     engine::EngineError,
     node::{Identity, NodeName},
     probe::{Method, Outcome, Probe, ProbeKind, Shortcut},
-    report::ProbeResult,
-    text::Detail,
     unit::UnitQuestion,
 };
 
@@ -98,7 +97,8 @@ impl OneShot {
         loop {
             let mut evaluation = evaluate(SetId::ONLY, &self.set, &self.state, self.now());
             if let Some(ended) = &self.ended {
-                evaluation.reports = every(evaluation.reports, ended);
+                let span = Span::new(self.now(), self.now());
+                evaluation.reports = every(evaluation.reports, ended, span);
                 return evaluation;
             }
             if evaluation.needs.systemd {
@@ -185,11 +185,9 @@ fn shortcut_of(probe: &Probe) -> Option<&'static Shortcut> {
 }
 
 /// The reports of a node whose container has ended: every probe answers with that.
-fn every(reports: Vec<EvaluatedProbe>, ended: &Outcome) -> Vec<EvaluatedProbe> {
+fn every(reports: Vec<EvaluatedProbe>, ended: &Outcome, span: Span) -> Vec<EvaluatedProbe> {
     let report = |report: EvaluatedProbe| EvaluatedProbe {
-        result: ProbeResult::Looked(ended.clone()),
-        detail: Detail::default(),
-        via: ENGINE,
+        found: Found::settled(ended.clone(), ENGINE, span),
         ..report
     };
     reports.into_iter().map(report).collect()

@@ -3,60 +3,38 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::{found::Found, span::Span};
 use crate::{
     probe::Probe,
     report::{ProbeReport, ProbeResult},
-    text::{Detail, Reason},
+    text::Reason,
 };
 
 /// What an evaluation says of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EvaluatedProbe {
     pub(crate) probe: String,
-    pub(crate) result: ProbeResult,
-    pub(crate) detail: Detail,
-    pub(crate) via: &'static str,
-    pub(crate) elapsed: Duration,
+    pub(crate) found: Found,
 }
 
 impl EvaluatedProbe {
     /// The report, of something that has been so since then.
     pub(crate) fn into_report(self, since: SystemTime) -> ProbeReport {
-        let Self {
-            probe,
+        let Self { probe, found } = self;
+        let Found {
             result,
             detail,
             via,
-            elapsed,
-        } = self;
+            span,
+            confirm_at: _,
+        } = found;
         ProbeReport {
             probe,
             result,
             detail,
             via,
-            elapsed,
+            elapsed: span.map_or(Duration::ZERO, Span::took),
             since,
-        }
-    }
-}
-
-/// What a probe has come to.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) result: ProbeResult,
-    pub(super) detail: Detail,
-    pub(super) via: &'static str,
-    pub(super) elapsed: Duration,
-}
-
-impl Settled {
-    /// A result that nobody was asked for.
-    pub(super) fn unasked(result: ProbeResult) -> Self {
-        Self {
-            result,
-            detail: Detail::default(),
-            via: "",
-            elapsed: Duration::ZERO,
         }
     }
 }
@@ -97,25 +75,14 @@ impl ReportBuilder {
 
     /// Whether all that have a report have passed.
     pub(super) fn all_passed(&self) -> bool {
-        self.reports.iter().all(|report| report.result.is_passed())
+        self.reports.iter().all(|report| report.found.passes())
     }
 
     /// Adds the report of the next probe.
-    pub(super) fn push(&mut self, settled: Settled) {
-        let Settled {
-            result,
-            detail,
-            via,
-            elapsed,
-        } = settled;
+    pub(super) fn push(&mut self, found: Found) {
         if let Some(probe) = self.next() {
-            self.reports.push(EvaluatedProbe {
-                probe: probe.name().to_owned(),
-                result,
-                detail,
-                via,
-                elapsed,
-            });
+            let probe = probe.name().to_owned();
+            self.reports.push(EvaluatedProbe { probe, found });
         }
     }
 
@@ -123,7 +90,7 @@ impl ReportBuilder {
     pub(super) fn push_unanswered(&mut self) {
         if let Some(probe) = self.next() {
             let reason = Reason::new(format!("{} has not answered yet", probe.asks()));
-            self.push(Settled::unasked(ProbeResult::Unknown(reason)));
+            self.push(Found::unasked(ProbeResult::Unknown(reason)));
         }
     }
 
@@ -135,7 +102,7 @@ impl ReportBuilder {
         let reason = Reason::new(format!("not looked at: {last} has not passed"));
         while !self.is_complete() {
             let skipped = ProbeResult::Skipped(reason.clone());
-            self.push(Settled::unasked(skipped));
+            self.push(Found::unasked(skipped));
         }
         self.reports
     }
@@ -151,7 +118,8 @@ mod tests {
             let reason = result.reason();
             reason.map_or("passed", Reason::as_str).to_owned()
         };
-        let say = |report: &EvaluatedProbe| format!("{}: {}", report.probe, reason(&report.result));
+        let say =
+            |report: &EvaluatedProbe| format!("{}: {}", report.probe, reason(&report.found.result));
         reports.iter().map(say).collect()
     }
 
@@ -173,7 +141,7 @@ mod tests {
     fn what_is_left_was_not_run_because_of_the_last_that_was() {
         let mut builder = ReportBuilder::new(Probe::of_role(None));
         let passed = ProbeResult::Looked(Outcome::passed());
-        builder.push(Settled::unasked(passed));
+        builder.push(Found::unasked(passed));
         builder.push_unanswered();
         assert!(!builder.is_complete());
         assert_eq!(

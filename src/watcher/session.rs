@@ -30,6 +30,7 @@ use crate::{
         container,
     },
     question::{Answer, PortQuestion, Question},
+    report::ProbeResult,
     text::{Reason, chain},
     unit::{SystemdState, Unit, UnitQuestion},
 };
@@ -353,13 +354,14 @@ impl NodeSession {
         };
         let span = Span::new(self.now(), self.now());
         let finding = container::judge(node, now);
-        let confirmed = Confirmations::default().judge(finding, span, Mode::Snapshot);
-        match confirmed.outcome {
-            Outcome::Passed(_) if now.is_same_run(&self.container) => None,
-            Outcome::Passed(_) => Some(Outcome::failed(format!(
+        let found = Confirmations::default().judge(finding, ENGINE, span, Mode::Snapshot);
+        match found.result {
+            result if result.is_passed() && now.is_same_run(&self.container) => None,
+            result if result.is_passed() => Some(Outcome::failed(format!(
                 "container {node} was started again while it was looked at"
             ))),
-            outcome => Some(outcome),
+            ProbeResult::Looked(outcome) => Some(outcome),
+            ProbeResult::Unknown(_) | ProbeResult::Skipped(_) => None,
         }
     }
 

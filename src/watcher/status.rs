@@ -126,10 +126,10 @@ impl NodeStatus {
 
 /// The first probe that has not passed, and its reason.
 pub(super) fn blocked_by(reports: &[EvaluatedProbe]) -> Option<BlockedBy> {
-    let open = reports.iter().find(|report| !report.result.is_passed())?;
+    let open = reports.iter().find(|report| !report.found.passes())?;
     Some(BlockedBy {
         probe: open.probe.clone(),
-        reason: open.result.reason()?.clone(),
+        reason: open.found.result.reason()?.clone(),
     })
 }
 
@@ -141,7 +141,7 @@ pub(super) fn stamped(
 ) -> Vec<ProbeReport> {
     let stamp = |report: EvaluatedProbe| {
         let before = known.iter().find(|before| before.probe == report.probe);
-        let same = before.filter(|before| before.result.is_same_kind(&report.result));
+        let same = before.filter(|before| before.result.is_same_kind(&report.found.result));
         report.into_report(same.map_or(now, |before| before.since))
     };
     reports.into_iter().map(stamp).collect()

@@ -317,7 +317,7 @@ impl Turn {
         self.first()
             .reports
             .iter()
-            .map(|report| letter(&report.result))
+            .map(|report| letter(&report.found.result))
             .collect()
     }
 }

@@ -1,0 +1,92 @@
+//! One node of a wait: what the wait itself has seen of it, and what its policy makes of the reports.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::wait::NodeReport;
+use crate::{
+    container::Run,
+    node::NodeName,
+    probe::{Outcome, container},
+    report::{ProbeReport, ProbeResult},
+    text::{Detail, Reason},
+    watcher::{NodeStatus, SeenRun, Watcher},
+};
+
+/// A node of the wait.
+pub(super) struct WaitNode {
+    pub(super) node: NodeName,
+    pub(super) watcher: Watcher,
+    pub(super) newest: Arc<NodeStatus>,
+    /// Since when it has passed for this wait, by its own looks: none that started before the wait did
+    /// counts.
+    pub(super) passed_since: Option<Instant>,
+    /// Since when the newest state has not been settled.
+    pub(super) unsettled_since: Instant,
+    pub(super) told: Option<Arc<NodeReport>>,
+    /// The moment for which another look has been asked.
+    pub(super) refreshed_for: Option<Instant>,
+    /// The run that this wait has seen alive.
+    pub(super) run: Option<Run>,
+    /// Why that is over for good, though the container runs again.
+    pub(super) ended: Option<Reason>,
+}
+
+impl WaitNode {
+    /// Holds the run that was seen last against the one that this wait has seen alive.
+    ///
+    /// A container that ends and is started again at once need not be found exited by any look, but
+    /// its other start cannot be missed. Without a restart policy nothing but somebody's `docker
+    /// restart`, or stop and start, does that, and what was waited for is over.
+    pub(super) fn follow_run(&mut self, seen: Option<&SeenRun>, started: Instant) {
+        let Some(seen) = seen.filter(|seen| seen.asked >= started) else {
+            return;
+        };
+        let another = |run: &Run| run.id == seen.run.id && !run.is_same(&seen.run);
+        if self.run.as_ref().is_some_and(another) && !seen.restarts {
+            tracing::debug!(node = %self.node, "its run is over, and another has begun");
+            self.ended = Some(container::started_again(&self.node));
+        }
+        if seen.is_alive {
+            self.run = Some(seen.run.clone());
+        }
+    }
+}
+
+/// Whether the state is more than the news that something is being waited for: that it has passed
+/// only counts once this wait has looked for itself.
+pub(super) fn is_settled(newest: &NodeStatus, started: Instant) -> bool {
+    let passed = || newest.probes.iter().all(|report| report.result.is_passed());
+    newest.is_settled && (newest.started >= started || !passed())
+}
+
+/// Makes failures of what is terminal.
+pub(super) fn soften(probes: &mut Arc<[ProbeReport]>, reason: impl Fn(&Reason) -> Reason) {
+    if !probes.iter().any(|report| report.result.is_terminal()) {
+        return;
+    }
+    let mut softened = probes.to_vec();
+    for report in &mut softened {
+        if let ProbeResult::Looked(Outcome::Terminal(why)) = &report.result {
+            report.result = ProbeResult::Looked(Outcome::Failed(reason(why)));
+        }
+    }
+    *probes = softened.into();
+}
+
+/// Makes the reports those of a container that has ended.
+pub(super) fn end(probes: &mut Arc<[ProbeReport]>, ended: &Reason) {
+    let mut reports = probes.to_vec();
+    let mut reports_in_order = reports.iter_mut();
+    if let Some(first) = reports_in_order.next() {
+        first.result = ProbeResult::Looked(Outcome::Terminal(ended.clone()));
+        first.detail = Detail::default();
+        let why = Reason::new(format!("not looked at: {} has not passed", first.probe));
+        for report in reports_in_order {
+            report.result = ProbeResult::Skipped(why.clone());
+            report.detail = Detail::default();
+        }
+    }
+    *probes = reports.into();
+}
