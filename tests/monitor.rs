@@ -710,6 +710,17 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
         ]
     );
     drop(late);
+    // So does a check; a snapshot is one look.
+    let start = Instant::now();
+    let checked = monitor
+        .check(&ME, &name("n"), &probe("container"), None, CHECK_LIMIT)
+        .await
+        .unwrap();
+    assert!(checked.result.is_terminal(), "{checked:?}");
+    assert!(start.elapsed() >= 1000 * MS, "{:?}", start.elapsed());
+    let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
+    let failed = Outcome::failed("container n is exited (exit code 137)");
+    assert_eq!(snapshot.probes[0].result, ProbeResult::Looked(failed));
 
     // A container that is started again within the second is waited for like any other.
     fake.put(FakeNode::ready("n", None));
