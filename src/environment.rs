@@ -23,6 +23,11 @@ pub(crate) fn after(from: Instant, time: Duration) -> Instant {
     from + time.min(FAR)
 }
 
+/// Returns a factor within a tenth of one, so that many pollers do not march in step.
+pub(crate) fn jitter(random: &mut fastrand::Rng) -> f64 {
+    0.9 + 0.2 * random.f64()
+}
+
 /// A future that a [`Spawner`] runs.
 pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -120,7 +125,7 @@ impl Environment {
     pub(crate) fn jitter(&self, duration: Duration) -> Duration {
         let duration = duration.min(FAR);
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        duration.mul_f64(0.9 + 0.2 * random.f64())
+        duration.mul_f64(jitter(&mut random))
     }
 
     /// A word that nobody can guess without seeing it.

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     container::{Container, State},
     engine::EngineError,
+    environment::jitter,
     inbox::{ContainerChange, Pending},
     probe::{Probe, ProbeKey, UnitProof, container, judge_unit},
     unit::Unit,
@@ -140,8 +141,8 @@ impl NodeState {
             let finding = container::judge(&self.node, container);
             self.confirmations.note_container(finding, span);
         }
-        let jitter = self.jitter();
-        let prompt = self.container.store(inspected, span, jitter);
+        let factor = jitter(&mut self.schedule.random);
+        let prompt = self.container.store(inspected, span, factor);
         self.set_prompt(prompt);
     }
 
@@ -202,8 +203,8 @@ impl NodeState {
             let findings = state.units.values().map(judge_unit);
             self.confirmations.note_units(findings, reply.span);
         }
-        let (span, jitter) = (reply.span, self.jitter());
-        let prompt = self.systemd.store(reply, span, jitter);
+        let (span, factor) = (reply.span, jitter(&mut self.schedule.random));
+        let prompt = self.systemd.store(reply, span, factor);
         self.set_prompt(prompt);
         if self.intake.last_signal > self.included_signal() {
             self.systemd.invalidate_value(None);
@@ -239,7 +240,7 @@ impl NodeState {
     fn handle_probe(&mut self, key: &ProbeKey, query: u64, reply: ProbeReply) {
         self.intake.replies += 1;
         let ended = matches!(reply.result, Err(QueryError::Ended(_)));
-        let jitter = self.jitter();
+        let factor = jitter(&mut self.schedule.random);
         if ended {
             self.container.invalidate(None);
         }
@@ -253,7 +254,7 @@ impl NodeState {
             return;
         }
         let span = reply.span;
-        let prompt = answer.cached.store(reply, span, jitter);
+        let prompt = answer.cached.store(reply, span, factor);
         self.set_prompt(prompt);
     }
 
@@ -277,11 +278,6 @@ impl NodeState {
         if let Some(prompt) = prompt {
             self.intake.prompt = prompt;
         }
-    }
-
-    /// A factor within a tenth of one.
-    fn jitter(&mut self) -> f64 {
-        0.9 + 0.2 * self.schedule.random.f64()
     }
 }
 

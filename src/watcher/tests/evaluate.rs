@@ -49,10 +49,7 @@ fn without_a_live_bus_the_container_is_inspected_once_more_after_all_the_rest() 
     core.turn();
     core.inspected(running());
     core.turn();
-    core.systemd(SystemdState {
-        subscribed: false,
-        ..all_up()
-    });
+    core.systemd(unsubscribed());
     let turn = core.turn();
     assert_eq!(turn.progress(), Progress::Confirming);
     assert_eq!(turn.blocked_by(), "container: it is looked at once more");
@@ -69,17 +66,15 @@ fn what_systemd_said_long_ago_is_asked_for_once_more_before_a_set_passes() {
     core.turn();
     core.systemd(all_up());
     let turn = core.turn();
-    let Command::QueryProbe(sshd, query, _) = &turn.commands[0] else {
-        panic!("{:?}", turn.said());
-    };
+    let (sshd, query) = turn.probe_query();
     core.at(1_500)
-        .answered(sshd, *query, Finding::failed("refused"));
+        .answered(&sshd, query, Finding::failed("refused"));
     assert_eq!(core.turn().outcomes(), "PPF-");
     core.at(2_000);
     let Command::QueryProbe(_, query, _) = core.turn().commands[0] else {
         panic!("sshd is not asked again");
     };
-    core.answered(sshd, query, Finding::passed());
+    core.answered(&sshd, query, Finding::passed());
     let turn = core.turn();
     // The banner stands with its unit, so that it is not what makes the set old.
     assert_eq!(turn.outcomes(), "PPPP");
@@ -95,11 +90,9 @@ fn what_systemd_said_long_ago_is_asked_for_once_more_before_a_set_passes() {
     core.turn();
     core.systemd(all_up());
     let turn = core.turn();
-    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
-        panic!("{:?}", turn.said());
-    };
+    let (registered, query) = turn.probe_query();
     core.at(1_500)
-        .answered(registered, *query, Finding::passed());
+        .answered(&registered, query, Finding::passed());
     let turn = core.turn();
     assert_eq!(turn.blocked_by(), "systemd: it is looked at once more");
     assert_eq!(turn.said(), ["query systemd: munge.service"]);
@@ -111,10 +104,8 @@ fn an_answer_from_before_the_last_inspection_is_asked_for_once_more() {
     core.turn();
     core.inspected(running());
     let turn = core.turn();
-    let Some(Command::QueryProbe(registered, query, _)) = turn.commands.last() else {
-        panic!("{:?}", turn.said());
-    };
-    core.answered(registered, *query, Finding::passed());
+    let (registered, query) = turn.probe_query();
+    core.answered(&registered, query, Finding::passed());
     // Undone by an event that came to nothing.
     core.event("oom");
     core.turn();
@@ -174,12 +165,10 @@ fn a_passed_reply_stands_until_the_next_one_comes() {
     let mut core = Core::passed(only("registered"));
     core.at(2_000);
     let turn = core.turn();
-    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
-        panic!("{:?}", turn.said());
-    };
+    let (registered, query) = turn.probe_query();
     core.at(15_000);
     assert_eq!(core.turn().progress(), Progress::Passed, "it is slow");
-    core.answered(registered, *query, Finding::failed("it hangs"));
+    core.answered(&registered, query, Finding::failed("it hangs"));
     assert_eq!(core.turn().outcomes(), "F");
 }
 
@@ -201,13 +190,11 @@ fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
         span: slow,
     }));
     let turn = core.turn();
-    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
-        panic!("{:?}", turn.said());
-    };
+    let (registered, query) = turn.probe_query();
     core.now += 2 * SECOND;
     core.handle(Input::Probe(
         registered.key(),
-        *query,
+        query,
         ProbeReply {
             via: "test",
             result: Ok(Finding::passed()),
@@ -237,10 +224,8 @@ fn a_unit_that_signals_nothing_is_looked_at_once_more_behind_the_last_answer() {
     core.turn();
     core.systemd(unsubscribed());
     let turn = core.turn();
-    let Command::QueryProbe(registered, query, _) = &turn.commands[0] else {
-        panic!("{:?}", turn.said());
-    };
-    core.at(300).answered(registered, *query, Finding::passed());
+    let (registered, query) = turn.probe_query();
+    core.at(300).answered(&registered, query, Finding::passed());
     let turn = core.turn();
     assert_eq!(turn.blocked_by(), "systemd: it is looked at once more");
     // slurmd was started anew meanwhile, and has not proved itself.
@@ -250,13 +235,6 @@ fn a_unit_that_signals_nothing_is_looked_at_once_more_behind_the_last_answer() {
         .extend([unit("slurmd.service", "active", "simple", 2)]);
     core.systemd(state);
     assert_eq!(core.turn().outcomes(), "F-");
-}
-
-fn unsubscribed() -> SystemdState {
-    SystemdState {
-        subscribed: false,
-        ..all_up()
-    }
 }
 
 #[test]

@@ -204,12 +204,10 @@ fn a_reply_to_clients_that_have_gone_is_not_taken_for_another() {
     core.turn();
     core.systemd(all_up());
     let turn = core.turn();
-    let Command::QueryProbe(sshd, query, _) = &turn.commands[0] else {
-        panic!("{:?}", turn.said());
-    };
-    core.answered(sshd, query + 1, Finding::passed());
+    let (sshd, query) = turn.probe_query();
+    core.answered(&sshd, query + 1, Finding::passed());
     assert_eq!(core.turn().progress(), Progress::Open);
-    core.answered(sshd, *query, Finding::passed());
+    core.answered(&sshd, query, Finding::passed());
     assert_ne!(core.turn().progress(), Progress::Open);
 }
 

@@ -116,6 +116,14 @@ fn all_up() -> SystemdState {
     }
 }
 
+/// The same, over a bus that signals nothing.
+fn unsubscribed() -> SystemdState {
+    SystemdState {
+        subscribed: false,
+        ..all_up()
+    }
+}
+
 /// The same, with munge in another state.
 fn with_munge(active: &str, changed: u64) -> SystemdState {
     let mut state = all_up();
@@ -290,6 +298,15 @@ impl Turn {
 
     fn progress(&self) -> Progress {
         self.first().progress
+    }
+
+    /// The first query of a probe that was started, and its number.
+    fn probe_query(&self) -> (Probe, u64) {
+        let query = self.commands.iter().find_map(|command| match command {
+            Command::QueryProbe(probe, query, _) => Some((probe.clone(), *query)),
+            _ => None,
+        });
+        query.unwrap_or_else(|| panic!("no probe is asked: {:?}", self.said()))
     }
 
     /// The commands, as the log has them.

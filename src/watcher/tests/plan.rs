@@ -96,10 +96,7 @@ fn where_commands_queue_systemd_is_not_asked_behind_another() {
     core.turn();
     core.inspected(running());
     core.turn();
-    core.systemd(SystemdState {
-        subscribed: false,
-        ..all_up()
-    });
+    core.systemd(unsubscribed());
     assert_eq!(core.turn().said(), ["query sshd: port 22"]);
     // It is long due, and would only wait for the command in the node.
     core.at(5_000);
