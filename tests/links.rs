@@ -69,7 +69,7 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
     let monitor = monitor(link);
     let names = ["controller", "worker-0"].map(|host| cluster.node(host));
     let all = names.each_ref().map(String::as_str);
-    let result = monitor.wait(&ME, request(&all, 60)).result().await.unwrap();
+    let result = monitor.wait(&ME, request(&all)).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
     let [controller, worker] = all;
 
@@ -100,7 +100,7 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
     }
     let registered = WaitRequest {
         probes: vec![Probe::named("registered").unwrap()],
-        ..request(&[worker], 60)
+        ..request(&[worker])
     };
     let result = monitor.wait(&ME, registered).result().await.unwrap();
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
@@ -199,7 +199,7 @@ async fn a_socket_that_leads_out_of_the_container_leads_nowhere(
         assert!(why.starts_with("the node has no D-Bus yet: "), "{why}");
     }
     // With `LinkChoice::Auto`, readyd falls back to an exec of systemctl, which needs no bus.
-    eventually("it is no longer young", Duration::from_secs(10), || {
+    eventually("it is no longer young", || {
         let since = docker(&["inspect", "-f", "{{.State.StartedAt}}", &node.0]);
         let since = humantime::parse_rfc3339(&since).unwrap();
         since.elapsed().unwrap() > Duration::from_secs(5)
@@ -236,7 +236,7 @@ async fn a_link_is_never_used_for_another_container_of_its_name(
     // After a restart the container is another run, and munge is back.
     docker(&["restart", "-t", "1", &name]);
     booted(&new);
-    eventually("munge is up again", Duration::from_secs(10), || {
+    eventually("munge is up again", || {
         new.sh("systemctl is-active munge") == "active"
     });
     assert!(snapshot(&monitor, &name).await.services[&Service::MUNGE]);
@@ -270,7 +270,7 @@ async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &st
     node.sh("systemctl restart dbus");
     assert!(snapshot(&monitor, &node.0).await.services[&Service::MUNGE]);
     // No client needs the bridge any more.
-    eventually("the idle bridge is closed", Duration::from_secs(10), || {
+    eventually("the idle bridge is closed", || {
         running(&node.0, BRIDGE) == 0
     });
 }
@@ -398,7 +398,7 @@ async fn a_hostile_bus_ends_in_time_and_delays_no_other_node(
                 assert!(snapshot(&monitor, &other.0).await.ready);
                 let took = start.elapsed();
                 assert!(
-                    took < Duration::from_secs(1),
+                    took < Duration::from_secs(4),
                     "{script}: {took:?} for another node"
                 );
                 tokio::time::sleep(20 * MS).await;
@@ -503,7 +503,7 @@ async fn a_port_of_a_shared_network_proves_nothing(
     // A wait reports the same reason.
     let request = WaitRequest {
         probes: vec![Probe::named("sshd").unwrap()],
-        ..request(&[&on_host.0], 60)
+        ..request(&[&on_host.0])
     };
     let mut wait = monitor.wait(&ME, request);
     let mut said = Vec::new();

@@ -18,7 +18,7 @@ use support::{
     proxy::Proxy,
     real::{
         BOOKWORM, Cluster, FORKY, ME, Node, Serve, booted, docker, eventually, in_node, monitor,
-        monitor_at, pause, readyd, readyd_command, reason, request, stderr, stdout, unique,
+        monitor_at, pause, readyd, readyd_command, reason, request, stderr, stdout, unique, within,
     },
 };
 
@@ -50,7 +50,7 @@ async fn a_cluster_becomes_ready_while_it_is_being_brought_up(
     let cluster = Cluster::named(suite, &unique("c")["readyd-".len()..]);
     let names = Cluster::HOSTS.map(|host| cluster.node(host));
     let monitor = monitor(link);
-    let mut wait = monitor.wait(&ME, request(&names.each_ref().map(String::as_str), 90));
+    let mut wait = monitor.wait(&ME, request(&names.each_ref().map(String::as_str)));
     let first = wait.next().await;
     let Some(WaitEvent::Node(first)) = first else {
         panic!("{first:?}")
@@ -92,7 +92,7 @@ async fn a_cluster_becomes_ready_while_it_is_being_brought_up(
         let registered = Probe::named("registered").unwrap();
         let only = WaitRequest {
             probes: vec![registered],
-            ..request(&[&cluster.node(host)], 30)
+            ..request(&[&cluster.node(host)])
         };
         let result = monitor.wait(&ME, only).result().await.unwrap();
         assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
@@ -138,7 +138,7 @@ async fn a_slurmctld_that_is_active_but_down_is_never_ready(
     unit(".service", "[Service]\nExecStart=/bin/sleep infinity\n");
     node.sh("systemctl daemon-reload; systemctl start deaf.socket slurmctld.service");
     let monitor = monitor(link);
-    let mut wait = monitor.wait(&ME, request(&[&node.0], 90));
+    let mut wait = monitor.wait(&ME, request(&[&node.0]));
 
     let mut seen_down = false;
     while let Some(event) = wait.next().await {
@@ -208,7 +208,7 @@ async fn a_slurmd_that_dies_after_its_start_is_never_ready(
             "sind.role=worker",
         ],
     );
-    let mut wait = monitor(link).wait(&ME, request(&[&node.0], 60));
+    let mut wait = monitor(link).wait(&ME, request(&[&node.0]));
     while let Some(event) = wait.next().await {
         match event {
             WaitEvent::Node(report) => assert_ne!(report.state, NodeState::Ready, "{report:?}"),
@@ -266,15 +266,13 @@ async fn a_killed_client_leaves_nothing_behind(
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("scontrol runs in the node", Duration::from_secs(20), || {
-        sleepers(&node) > 0
-    });
+    eventually("scontrol runs in the node", || sleepers(&node) > 0);
     assert!(serve.sockets() > sockets);
     client.kill().unwrap();
     client.wait().unwrap();
     let killed = std::time::Instant::now();
-    // This limit is far below the 15 s that the command would have had.
-    eventually("nothing runs for it", Duration::from_secs(4), || {
+    // The command itself would have had 15 s.
+    within(Duration::from_secs(10), "nothing runs for it", || {
         sleepers(&node) == 0 && serve.sockets() == sockets
     });
     println!("nothing was left {:?} after the kill", killed.elapsed());
@@ -289,7 +287,7 @@ async fn checked_under(node: &Node, link: LinkChoice, then: fn(&str)) -> ProbeRe
     let check = monitor.check(&ME, &name, &slurmctld, None, CHECK_LIMIT);
     let name = node.0.clone();
     let doing = tokio::task::spawn_blocking(move || {
-        eventually("scontrol runs in the node", Duration::from_secs(8), || {
+        eventually("scontrol runs in the node", || {
             docker(&["top", &name, "-eo", "pid,args"]).contains("sleep 7323")
         });
         then(&name);
@@ -297,7 +295,7 @@ async fn checked_under(node: &Node, link: LinkChoice, then: fn(&str)) -> ProbeRe
     });
     let (report, done) = tokio::join!(check, doing);
     let waited = done.unwrap().elapsed();
-    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
     report.unwrap().result
 }
 
@@ -312,11 +310,7 @@ async fn a_container_that_pauses_or_dies_under_an_exec_ends_it_with_a_reason(
     let paused = checked_under(&node, link, pause).await;
     assert_eq!(paused, ProbeResult::Looked(Outcome::failed(is("paused"))));
     docker(&["unpause", &node.0]);
-    eventually(
-        "the paused command has gone",
-        Duration::from_secs(5),
-        || sleepers(&node) == 0,
-    );
+    eventually("the paused command has gone", || sleepers(&node) == 0);
     let killed = checked_under(&node, link, |node| drop(docker(&["kill", node]))).await;
     assert_eq!(
         killed,
@@ -342,7 +336,7 @@ async fn a_command_that_never_stops_printing_is_given_up(
         reason(&report.result),
         "scontrol ping printed more than 256 KiB"
     );
-    eventually("it does not run any more", Duration::from_secs(2), || {
+    eventually("it does not run any more", || {
         !docker(&["top", &node.0, "-eo", "pid,comm"]).contains("yes")
     });
 }
@@ -358,7 +352,7 @@ async fn an_engine_that_goes_away_is_told_apart_and_found_again(
     node.sh("systemctl stop munge");
     let mut proxy = Proxy::start();
     let monitor = monitor_at(proxy.host().parse().unwrap(), link);
-    let mut wait = monitor.wait(&ME, request(&[&node.0], 60));
+    let mut wait = monitor.wait(&ME, request(&[&node.0]));
     let mut seen = Vec::new();
     while let Some(event) = wait.next().await {
         match event {
@@ -598,9 +592,7 @@ fn a_server_leaves_at_once_when_told_to_and_takes_its_socket_along(
         .spawn()
         .unwrap();
     let sockets = serve.sockets();
-    eventually("the wait is under way", Duration::from_secs(10), || {
-        serve.sockets() > sockets
-    });
+    eventually("the wait is under way", || serve.sockets() > sockets);
 
     docker(&["version"]);
     support::real::run(std::process::Command::new("kill").arg(serve.child.id().to_string()));
@@ -610,7 +602,8 @@ fn a_server_leaves_at_once_when_told_to_and_takes_its_socket_along(
         stderr(&told).contains("UNAVAILABLE: the server is shutting down"),
         "{told:?}"
     );
-    eventually("the server has left", Duration::from_secs(2), || {
+    // The client has left, so nothing is to be drained.
+    within(Duration::from_secs(9), "the server has left", || {
         serve
             .child
             .try_wait()

@@ -101,6 +101,10 @@ async fn read(
     }
 }
 
+/// How long anything may take that has to happen at some time: far longer than it takes on a busy
+/// machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let holds = async {
         while !condition() {
@@ -108,8 +112,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
         }
     };
     assert!(
-        timeout(Duration::from_secs(1), holds).await.is_ok(),
-        "not within a second: {what}"
+        timeout(PATIENCE, holds).await.is_ok(),
+        "not within {PATIENCE:?}: {what}"
     );
 }
 
@@ -160,7 +164,7 @@ async fn a_terminal_node_ends_with_a_result_and_a_status_that_say_the_same() {
 async fn the_callers_deadline_ends_a_wait_in_time_for_its_result() {
     let mut served = serve(&waiting(), Limits::default()).await;
     let mut request = Request::new(wait_for("n"));
-    request.set_timeout(Duration::from_millis(600));
+    request.set_timeout(Duration::from_secs(3));
     let start = Instant::now();
     let messages = served
         .client
@@ -169,7 +173,7 @@ async fn the_callers_deadline_ends_a_wait_in_time_for_its_result() {
         .unwrap()
         .into_inner();
     let (reasons, result, status) = read(messages).await;
-    assert!(start.elapsed() < Duration::from_millis(600));
+    assert!(start.elapsed() < Duration::from_secs(3));
     assert_eq!(reasons, ["munge: munge.service is inactive (dead)"]);
     assert_eq!(result.unwrap().verdict(), Verdict::TimedOut);
     let status = status.unwrap();
@@ -184,7 +188,7 @@ async fn the_callers_deadline_ends_a_unary_call_with_its_own_status() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
     fake.hang("n");
     let mut served = serve(&fake, Limits::default()).await;
-    for millis in [40, 300] {
+    for millis in [300, 2000] {
         let mut snapshot = Request::new(SnapshotRequest {
             node: "n".into(),
             role: 0,
@@ -199,12 +203,12 @@ async fn the_callers_deadline_ends_a_unary_call_with_its_own_status() {
         probe: "munge".into(),
         ..Default::default()
     });
-    check.set_timeout(Duration::from_millis(300));
+    check.set_timeout(Duration::from_secs(2));
     let status = served.client.check(check).await.unwrap_err();
     assert!(
         status
             .message()
-            .starts_with("n: munge: no answer within the 0.25s"),
+            .starts_with("n: munge: no answer within the 1.9s"),
         "{status}"
     );
 }
@@ -331,7 +335,7 @@ async fn a_full_server_says_when_to_come_again() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(1), again).await.unwrap();
+    timeout(PATIENCE, again).await.unwrap();
 }
 
 #[tokio::test]
@@ -363,7 +367,7 @@ async fn a_drain_ends_waits_without_a_result_and_lets_nobody_in() {
         })
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
-    timeout(Duration::from_secs(2), served.serving)
+    timeout(PATIENCE, served.serving)
         .await
         .unwrap()
         .unwrap();

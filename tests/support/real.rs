@@ -41,7 +41,7 @@ pub fn docker(arguments: &[&str]) -> String {
 /// Pauses a container. The kernel cannot freeze a process that is just being started, and then the
 /// engine gives up. A node that boots is therefore paused a moment later.
 pub fn pause(node: &str) {
-    eventually("it is paused", Duration::from_secs(10), || {
+    eventually("it is paused", || {
         let pause = Command::new("docker")
             .args(["pause", node])
             .output()
@@ -261,11 +261,21 @@ impl Drop for Serve {
     }
 }
 
-/// Checks the condition until it holds, and fails if that takes longer than `within`.
-pub fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
+/// How long anything may take that has to happen at some time. The machine may be busy with other
+/// work, so this is far longer than anything takes: what has to happen *by* some time has a limit of
+/// its own.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Checks the condition until it holds, and fails if that takes longer than [`PATIENCE`].
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
+}
+
+/// Checks the condition until it holds, and fails if that takes longer than `limit`.
+pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -295,14 +305,15 @@ pub fn monitor_at(host: DockerHost, link: LinkChoice) -> Monitor {
     Monitor::new(DockerEngine::new(host), options, Environment::tokio())
 }
 
-pub fn request(nodes: &[&str], seconds: u64) -> WaitRequest {
+/// A request whose wait ends because its nodes are ready, or by the patience of the test.
+pub fn request(nodes: &[&str]) -> WaitRequest {
     let target = |node: &&str| WaitTarget {
         node: node.parse().unwrap(),
         role: None,
     };
     WaitRequest {
         nodes: nodes.iter().map(target).collect(),
-        limit: Some(Duration::from_secs(seconds)),
+        limit: Some(PATIENCE),
         ..WaitRequest::default()
     }
 }
@@ -313,10 +324,23 @@ pub fn reason(result: &ProbeResult) -> &str {
 
 /// Waits for the end of the node's boot.
 pub fn booted(node: &Node) {
-    eventually("the node has booted", Duration::from_secs(20), || {
-        matches!(
-            node.sh("systemctl is-system-running").as_str(),
-            "running" | "degraded"
-        )
-    });
+    finish_boot(|shell| node.sh(shell));
+}
+
+/// Waits for the end of the boot of a node in which `sh` runs a command.
+pub fn finish_boot(sh: impl Fn(&str) -> String) {
+    let start = Instant::now();
+    loop {
+        // This blocks until the boot ends; before there is a bus, it fails.
+        let state = sh("timeout 30 systemctl is-system-running --wait 2>&1");
+        if ["running", "degraded"].contains(&state.as_str()) {
+            return;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the node is {state} after {PATIENCE:?}; it waits for: {}",
+            sh("systemctl list-jobs --no-pager 2>&1; systemctl --failed --no-pager 2>&1; ps -ef")
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
