@@ -135,6 +135,8 @@ pub mod probe;
 #[cfg(feature = "monitor")]
 mod question;
 #[cfg(feature = "monitor")]
+mod quota;
+#[cfg(feature = "monitor")]
 pub mod report;
 #[cfg(feature = "monitor")]
 mod systemd;

@@ -9,113 +9,20 @@ use std::time::Duration;
 
 use readyd::{
     client::{
-        CheckRequest, ClusterSelector, ListNodesRequest, NodeState, NodeTarget, Outcome,
-        ReadinessServiceClient, SnapshotRequest, Verdict, WaitReadyRequest, WaitResult,
-        wait_ready_response::Event,
+        CheckRequest, ClusterSelector, ListNodesRequest, NodeState, Outcome, SnapshotRequest,
+        Verdict, WaitReadyRequest,
     },
-    environment::Environment,
-    grpc::{Drain, Drainer, Limits, ListenAddress, Listener, Readiness, Server},
-    monitor::{Monitor, Options},
+    grpc::{Limits, ListenAddress},
 };
-use support::fake::{FakeEngine, FakeNode};
+use support::{
+    fake::{FakeEngine, FakeNode},
+    served::{
+        Client, PATIENCE, Served, eventually, read, reason, serve, serve_on, wait_for, waiting,
+    },
+};
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{
-    Code, Request, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, transport::Endpoint};
 use tonic_types::StatusExt as _;
-
-type Client = ReadinessServiceClient<Channel>;
-
-struct Served {
-    client: Client,
-    url: String,
-    environment: Environment,
-    drainer: Drainer,
-    serving: tokio::task::JoinHandle<()>,
-}
-
-async fn serve(fake: &FakeEngine, limits: Limits) -> Served {
-    serve_on(fake, limits, ListenAddress::Tcp("127.0.0.1:0".to_owned())).await
-}
-
-async fn serve_on(fake: &FakeEngine, limits: Limits, address: ListenAddress) -> Served {
-    let environment = Environment::tokio();
-    let options = Options {
-        keep_links: Duration::from_millis(10),
-        linger: Duration::ZERO,
-        ..Options::default()
-    };
-    let monitor = Monitor::new(fake.clone(), options, environment.clone());
-    let listener = Listener::bind(&address, false).await.unwrap();
-    let url = listener.url();
-    let (drainer, drain): (_, Drain) = Drainer::new();
-    let server = Server::new(Readiness::new(monitor, limits, drain.clone()));
-    let serving = tokio::spawn(async move { server.serve(vec![listener], drain).await.unwrap() });
-    let client = Client::connect(url.clone()).await.unwrap();
-    Served {
-        client,
-        url,
-        environment,
-        drainer,
-        serving,
-    }
-}
-
-fn waiting() -> FakeEngine {
-    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
-    fake.set_unit("n", "munge.service", "inactive", "dead");
-    fake
-}
-
-fn wait_for(node: &str) -> WaitReadyRequest {
-    WaitReadyRequest {
-        nodes: vec![NodeTarget {
-            node: node.to_owned(),
-            role: 0,
-        }],
-        ..WaitReadyRequest::default()
-    }
-}
-
-fn reason(status: &Status) -> String {
-    let info = status.get_details_error_info().unwrap();
-    assert_eq!(info.domain, "readyd.v1");
-    info.reason
-}
-
-/// Returns the reasons of the states, the result, and the status at the end of a wait.
-async fn read(
-    mut messages: Streaming<readyd::client::WaitReadyResponse>,
-) -> (Vec<String>, Option<WaitResult>, Option<Status>) {
-    let (mut reasons, mut result) = (Vec::new(), None);
-    loop {
-        match messages.message().await {
-            Ok(Some(message)) => match message.event.unwrap() {
-                Event::Node(node) => reasons.push(node.reason),
-                Event::Result(last) => result = Some(last),
-            },
-            Ok(None) => return (reasons, result, None),
-            Err(status) => return (reasons, result, Some(status)),
-        }
-    }
-}
-
-/// How long anything may take that has to happen at some time: far longer than it takes on a busy
-/// machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let holds = async {
-        while !condition() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(
-        timeout(PATIENCE, holds).await.is_ok(),
-        "not within {PATIENCE:?}: {what}"
-    );
-}
 
 #[tokio::test]
 async fn a_ready_node_ends_with_a_result_and_ok() {
@@ -367,10 +274,7 @@ async fn a_drain_ends_waits_without_a_result_and_lets_nobody_in() {
         })
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
-    timeout(PATIENCE, served.serving)
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(PATIENCE, served.serving).await.unwrap().unwrap();
     assert!(Client::connect(served.url).await.is_err());
 }
 

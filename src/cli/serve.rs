@@ -26,9 +26,10 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
 
     let mut listeners = Vec::with_capacity(listen.len());
     for address in &listen {
-        let listener = Listener::bind(address, insecure).await?;
-        tracing::info!("listening on {}", listener.url());
-        listeners.push(listener);
+        for listener in Listener::bind(address, insecure).await? {
+            tracing::info!("listening on {}", listener.url());
+            listeners.push(listener);
+        }
     }
     tracing::info!("the engine is {}", monitor.host()?);
 
@@ -38,17 +39,17 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         waits: max_waits,
         ..Limits::default()
     };
-    let server = Server::new(Readiness::new(monitor.monitor()?, limits, drain.clone()));
-    let serving = server.serve(listeners, drain);
+    let server = Server::new(Readiness::new(monitor.monitor()?, limits, drain));
+    let serving = server.serve(listeners);
     tokio::pin!(serving);
 
     tokio::select! {
-        ended = &mut serving => ended.map(|()| Exit::Ready).map_err(Into::into),
+        () = &mut serving => Ok(Exit::Ready),
         () = first(&mut terminate, &mut interrupt) => {
             tracing::info!("shutting down: open waits end, and calls have {DRAIN_LIMIT:?}");
             drainer.start();
             tokio::select! {
-                ended = &mut serving => ended?,
+                () = &mut serving => {}
                 () = tokio::time::sleep(DRAIN_LIMIT) => {
                     tracing::warn!("some peers have not closed their connections: they are cut");
                 }

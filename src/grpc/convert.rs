@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::budget;
 use crate::{
     monitor::{NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
     node::Role,
@@ -129,7 +130,7 @@ fn wait_result(result: &WaitResult) -> pb::WaitResult {
         Verdict::Terminal => pb::Verdict::Terminal,
         Verdict::TimedOut => pb::Verdict::TimedOut,
     };
-    pb::WaitResult {
+    let mut result = pb::WaitResult {
         verdict: verdict.into(),
         message: result.message.clone(),
         elapsed: Some(duration(result.elapsed)),
@@ -138,5 +139,7 @@ fn wait_result(result: &WaitResult) -> pb::WaitResult {
             .iter()
             .map(|report| node_report(report))
             .collect(),
-    }
+    };
+    budget::fit(&mut result);
+    result
 }

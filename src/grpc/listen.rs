@@ -10,6 +10,8 @@ use std::{
 
 use tokio::net::{TcpListener, UnixListener, lookup_host};
 
+use super::connection::Stream;
+
 /// An address to listen on: `HOST:PORT`, or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -110,8 +112,9 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Starts to listen. Refuses an address that is not loopback unless `insecure` is set.
-    pub async fn bind(address: &ListenAddress, insecure: bool) -> Result<Self, ListenError> {
+    /// Starts to listen: on every address that the host's name has, or on the Unix socket. Refuses an
+    /// address that is not loopback unless `insecure` is set.
+    pub async fn bind(address: &ListenAddress, insecure: bool) -> Result<Vec<Self>, ListenError> {
         let io = |source| ListenError::Io {
             address: address.to_string(),
             source,
@@ -128,14 +131,27 @@ impl Listener {
                         resolved: *resolved,
                     });
                 }
-                Ok(Self::Tcp(TcpListener::bind(&*resolved).await.map_err(io)?))
+                bind_all(&resolved).await.map_err(io)
             }
             ListenAddress::Unix(path) => {
                 replaceable(path).map_err(|error| error.unwrap_or_else(io))?;
                 let listener = bind_private(path).map_err(io)?;
                 let file = SocketFile::new(path).map_err(io)?;
-                Ok(Self::Unix(listener, file))
+                Ok(vec![Self::Unix(listener, file)])
             }
+        }
+    }
+
+    /// Waits for the next connection.
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // A message is small and has to leave at once. Without it, all else works.
+                let _ = stream.set_nodelay(true);
+                Ok(Stream::Tcp(stream))
+            }
+            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
     }
 
@@ -150,6 +166,40 @@ impl Listener {
             Self::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
+}
+
+/// Binds all addresses of a host. Where it asks for any free port, all get the same one. A name may have
+/// an address that this machine has not: `localhost` its IPv6 one, where IPv6 is off.
+async fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<Listener>> {
+    let mut bound: Vec<TcpListener> = Vec::with_capacity(addresses.len());
+    let mut missing = None;
+    for address in addresses {
+        let mut address = *address;
+        if address.port() == 0
+            && let Some(first) = bound.first()
+        {
+            address.set_port(first.local_addr()?.port());
+        }
+        match TcpListener::bind(address).await {
+            Ok(listener) => bound.push(listener),
+            Err(error) if is_missing(&error) => {
+                tracing::debug!(%address, %error, "this machine has no such address");
+                missing = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound.into_iter().map(Listener::Tcp).collect()),
+    }
+}
+
+/// Whether the error says that the machine has no address of this kind. The standard library has no
+/// name for EAFNOSUPPORT, which is 97 on Linux and 47 on the BSDs and macOS.
+fn is_missing(error: &io::Error) -> bool {
+    let unsupported = if cfg!(target_os = "linux") { 97 } else { 47 };
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(unsupported)
 }
 
 /// Checks that the path is free, or holds a socket on which no server listens any more.
@@ -275,7 +325,7 @@ mod tests {
 
         // The listener of this socket is gone, but its file is still there.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&address, false).await.unwrap();
+        let listener = Listener::bind(&address, false).await.unwrap().remove(0);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);

@@ -6,9 +6,12 @@
 //!              └─ status ◀─┘
 //! ```
 
+mod budget;
+mod connection;
 mod convert;
 mod deadline;
 mod drain;
+mod http2_stream;
 mod listen;
 mod server;
 mod service;
@@ -19,5 +22,5 @@ mod validate;
 pub(crate) use convert::role_number;
 pub use drain::{DRAIN_LIMIT, Drain, Drainer};
 pub use listen::{InvalidListenAddress, ListenAddress, ListenError, Listener};
-pub use server::{ServeError, Server};
+pub use server::Server;
 pub use service::{Limits, Readiness};

@@ -1,39 +1,39 @@
 //! Serves the service on its sockets, from the first connection to the end of the drain.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use futures_util::future::try_join_all;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{
-    service::Routes,
-    transport::{self, server::TcpIncoming},
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+use tonic::service::Routes;
+
+use super::{
+    connection::Connections,
+    drain::Drain,
+    listen::Listener,
+    service::{Limits, Readiness},
 };
-
-use super::{drain::Drain, listen::Listener, service::Readiness};
 use crate::pb::{self, readiness_service_server::ReadinessServiceServer};
-
-/// How often the server sends a keepalive ping to a silent client, and how long the client has to
-/// reply. If a client's machine has gone, its wait ends at the latest after these two times.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
-
-/// How many calls one connection carries at once.
-const STREAMS: u32 = 10_000;
-
-/// The error of a server that ended other than by a drain.
-#[derive(Debug, thiserror::Error)]
-#[error("serving: {0}")]
-pub struct ServeError(#[source] transport::Error);
 
 /// The service, with reflection (v1 and v1alpha). It can be served on any number of sockets.
 #[derive(Clone)]
 pub struct Server {
     routes: Routes,
+    drain: Drain,
+    handshake: Duration,
+    /// The connections that there may be at once on all sockets.
+    places: Arc<Semaphore>,
 }
 
 impl Server {
     /// Creates a server of this service.
     #[must_use]
     pub fn new(service: Readiness) -> Self {
+        let Limits {
+            connections,
+            handshake,
+            ..
+        } = *service.limits();
+        let drain = service.drain().clone();
         let mut routes = Routes::builder();
         routes.add_service(ReadinessServiceServer::new(service));
         let reflection = || {
@@ -49,45 +49,34 @@ impl Server {
             (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "reflection is off"),
         }
         Self {
-            routes: routes.routes(),
+            routes: routes.routes().prepare(),
+            drain,
+            handshake,
+            places: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
         }
     }
 
     /// Serves on these sockets until the drain has started and open calls have ended. Silent peers
     /// can delay the end, so the caller has to limit it with [`super::DRAIN_LIMIT`].
-    pub async fn serve(self, listeners: Vec<Listener>, drain: Drain) -> Result<(), ServeError> {
-        let serving = listeners
+    pub async fn serve(self, listeners: Vec<Listener>) {
+        let accepting = listeners
             .into_iter()
-            .map(|listener| self.clone().serve_one(listener, drain.clone()));
-        try_join_all(serving).await.map(|_| ()).map_err(ServeError)
-    }
-
-    async fn serve_one(self, listener: Listener, mut drain: Drain) -> Result<(), transport::Error> {
-        let router = transport_builder().add_routes(self.routes);
-        let drained = async move { drain.started().await };
-        match listener {
-            Listener::Tcp(listener) => {
-                // A message is small and has to leave at once.
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, drained).await
-            }
-            Listener::Unix(listener, file) => {
-                let incoming = UnixListenerStream::new(listener);
-                let served = router.serve_with_incoming_shutdown(incoming, drained).await;
-                drop(file);
-                served
-            }
-        }
+            .map(|listener| self.connections().accept(listener));
+        join_all(accepting).await;
     }
 
     /// Serves one connection within this process, until its other end is dropped.
-    pub async fn serve_duplex(self, connection: tokio::io::DuplexStream) -> Result<(), ServeError> {
-        let incoming = tokio_stream::once(Ok::<_, io::Error>(connection));
-        let router = transport_builder().add_routes(self.routes);
-        router
-            .serve_with_incoming(incoming)
-            .await
-            .map_err(ServeError)
+    pub async fn serve_duplex(self, connection: tokio::io::DuplexStream) {
+        self.connections().serve(connection, None).await;
+    }
+
+    fn connections(&self) -> Connections {
+        Connections {
+            routes: self.routes.clone(),
+            drain: self.drain.clone(),
+            handshake: self.handshake,
+            places: Arc::clone(&self.places),
+        }
     }
 }
 
@@ -95,11 +84,4 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").finish_non_exhaustive()
     }
-}
-
-fn transport_builder() -> transport::Server {
-    transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .max_concurrent_streams(Some(STREAMS))
 }

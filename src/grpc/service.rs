@@ -3,19 +3,23 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tonic::{Request, Response, Status};
 
 use super::{
     convert, deadline,
     drain::{DRAIN_LIMIT, Drain},
-    status,
+    http2_stream, status,
     validate::{self, ValidWait},
 };
 use crate::{
     monitor::{Monitor, MonitorError, Wait, WaitEvent, WaitResult},
     node::{Identity, NodeName},
     pb::{self, readiness_service_server::ReadinessService},
+    quota::Quota,
 };
 
 /// How long a snapshot or a check may go on once a drain has started. The time that remains is for
@@ -31,6 +35,16 @@ pub struct Limits {
     pub waits: usize,
     /// How many snapshots and checks the server serves at once; 1,000 by default.
     pub looks: usize,
+    /// How many snapshots and checks of one node it serves at once; 16 by default.
+    pub looks_per_node: usize,
+    /// How many connections the server has open at once, on all its sockets; 1,000 by default.
+    pub connections: usize,
+    /// How long a client has to begin with HTTP/2 once it has connected, and to send a call's
+    /// request; 10 s by default.
+    pub handshake: Duration,
+    /// How long after its wait's limit a client has to read the result; 10 s by default. Its stream is
+    /// reset then.
+    pub unread: Duration,
 }
 
 impl Default for Limits {
@@ -39,6 +53,10 @@ impl Default for Limits {
             longest_wait: Duration::from_secs(600),
             waits: 20_000,
             looks: 1_000,
+            looks_per_node: 16,
+            connections: 1_000,
+            handshake: Duration::from_secs(10),
+            unread: Duration::from_secs(10),
         }
     }
 }
@@ -50,6 +68,7 @@ pub struct Readiness {
     limits: Limits,
     waits: Arc<Semaphore>,
     looks: Arc<Semaphore>,
+    looks_per_node: Quota<NodeName>,
     drain: Drain,
 }
 
@@ -61,9 +80,18 @@ impl Readiness {
             monitor,
             waits: Arc::new(Semaphore::new(limits.waits.min(Semaphore::MAX_PERMITS))),
             looks: Arc::new(Semaphore::new(limits.looks.min(Semaphore::MAX_PERMITS))),
+            looks_per_node: Quota::new(limits.looks_per_node),
             limits,
             drain,
         }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     fn admit(
@@ -89,6 +117,11 @@ impl Readiness {
         look: impl Future<Output = Result<T, MonitorError>>,
     ) -> Result<T, Status> {
         let _permit = self.admit(&self.looks, "snapshots and checks", self.limits.looks)?;
+        let of_node = self.looks_per_node.take(node);
+        let _of_node = of_node.ok_or_else(|| {
+            let what = format!("snapshots and checks of {node}");
+            status::full(&what, self.limits.looks_per_node)
+        })?;
         let mut drain = self.drain.clone();
         let drained = async {
             drain.started().await;
@@ -120,6 +153,7 @@ impl ReadinessService for Readiness {
         &self,
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        http2_stream::end_at(None);
         let (node, role) =
             validate::snapshot(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
@@ -133,6 +167,7 @@ impl ReadinessService for Readiness {
         &self,
         request: Request<pb::CheckRequest>,
     ) -> Result<Response<pb::CheckResponse>, Status> {
+        http2_stream::end_at(None);
         let check = validate::check(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
         let look = self.monitor.check(
@@ -166,6 +201,8 @@ impl ReadinessService for Readiness {
             return Err(status::unimplemented("waiting for a cluster by its labels"));
         };
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
+        let limit = wait.limit.unwrap_or(longest);
+        http2_stream::end_at(Some(Instant::now() + limit + self.limits.unread));
         let wait = self.monitor.wait(&identity(&request), wait);
         Ok(Response::new(messages(wait, self.drain.clone(), permit)))
     }
@@ -174,6 +211,7 @@ impl ReadinessService for Readiness {
         &self,
         _request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        http2_stream::end_at(None);
         Err(status::unimplemented("ListNodes"))
     }
 }

@@ -32,11 +32,48 @@ pub(super) const VALUE_CHARS: usize = 64;
 /// How many violations a status lists at most.
 const VIOLATIONS: usize = 16;
 
+/// The violations of a request, as many as a status lists, and how many more there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Violations {
+    told: Vec<Violation>,
+    more: usize,
+}
+
+impl Violations {
+    pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        if self.told.len() == VIOLATIONS {
+            self.more += 1;
+            return;
+        }
+        self.told.push(Violation {
+            field: field.into(),
+            description: description.into(),
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn fields(&self) -> Vec<&str> {
+        let fields = self.told.iter().map(|violation| violation.field.as_str());
+        fields.collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn descriptions(&self) -> Vec<&str> {
+        let told = self.told.iter();
+        told.map(|violation| violation.description.as_str())
+            .collect()
+    }
+}
+
 /// A field of a request, and the description of its error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Violation {
-    pub(super) field: String,
-    pub(super) description: String,
+struct Violation {
+    field: String,
+    description: String,
 }
 
 /// Quotes a value for an error: shortened, and without control characters.
@@ -50,25 +87,27 @@ pub(super) fn quoted(value: &str) -> String {
 }
 
 /// Returns INVALID_ARGUMENT with all violations.
-pub(super) fn invalid(violations: &[Violation]) -> Status {
-    let first = violations.first();
+pub(super) fn invalid(violations: &Violations) -> Status {
+    let Violations { told, more } = violations;
+    let first = told.first();
     let mut message = first.map_or_else(
         || "invalid request".to_owned(),
         |violation| format!("{}: {}", violation.field, violation.description),
     );
-    if violations.len() > 1 {
+    let others = told.len().saturating_sub(1) + more;
+    if others > 0 {
         // Writing to a string cannot fail.
-        let _ = write!(message, " (and {} more)", violations.len() - 1);
+        let _ = write!(message, " (and {others} more)");
     }
     let mut bytes = 400;
     loop {
         let mut details = details("INVALID_REQUEST", None, None);
-        for violation in violations.iter().take(VIOLATIONS) {
+        for violation in told {
             let mut description = violation.description.clone();
             truncate(&mut description, bytes);
             details.add_bad_request_violation(&violation.field, description);
         }
-        if let Some(more @ 1..) = violations.len().checked_sub(VIOLATIONS) {
+        if *more > 0 {
             details.add_bad_request_violation("", format!("and {more} more"));
         }
         let status = status(Code::InvalidArgument, &message, details);
@@ -193,13 +232,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn violations(count: usize, description: &str) -> Vec<Violation> {
-        (0..count)
-            .map(|n| Violation {
-                field: format!("nodes[{n}].node"),
-                description: description.to_owned(),
-            })
-            .collect()
+    fn violations(count: usize, description: &str) -> Violations {
+        let mut violations = Violations::default();
+        for n in 0..count {
+            violations.add(format!("nodes[{n}].node"), description);
+        }
+        violations
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     convert,
-    status::{Violation, quoted},
+    status::{Violations, quoted},
 };
 use crate::{
     monitor::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
@@ -15,15 +15,14 @@ use crate::{
 
 /// How many nodes one wait may have at most.
 const NODES: usize = 1000;
+/// How many characters a realm or a cluster may have at most.
+const LABEL_CHARS: usize = 128;
 /// The longest duration that a request may contain.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest time that a check may take. A longer time limit is cut to this.
 const LONGEST_CHECK: Duration = Duration::from_secs(60);
 /// The shortest and the longest poll interval.
 const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
-
-/// The violations of a request.
-type Violations = Vec<Violation>;
 
 /// A valid check.
 #[derive(Debug)]
@@ -142,10 +141,7 @@ impl Checks {
     }
 
     fn violation(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(Violation {
-            field: field.into(),
-            description: description.into(),
-        });
+        self.0.add(field, description);
     }
 
     fn node(&mut self, field: &str, name: &str) -> Option<NodeName> {
@@ -204,6 +200,13 @@ impl Checks {
     }
 
     fn probes(&mut self, names: &[String]) -> Vec<Probe> {
+        // More than there are cannot all be known and different.
+        let known = Probe::names().count();
+        if names.len() > known {
+            let many = format!("{} are too many: there are {known} probes", names.len());
+            self.violation("probes", many);
+            return Vec::new();
+        }
         let mut probes: Vec<Probe> = Vec::new();
         for (index, name) in names.iter().enumerate() {
             let field = format!("probes[{index}]");
@@ -251,6 +254,14 @@ impl Checks {
     fn label(&mut self, field: &str, value: &str) {
         if value.is_empty() {
             self.violation(field, "it is required");
+        } else if value.chars().count() > LABEL_CHARS
+            || value.contains(|c: char| c.is_control() || c == '/')
+        {
+            let bad = format!(
+                "{} is no realm or cluster (1 to {LABEL_CHARS} characters, no control characters, no /)",
+                quoted(value)
+            );
+            self.violation(field, bad);
         }
     }
 
@@ -293,13 +304,6 @@ impl Checks {
 mod tests {
     use super::*;
 
-    fn fields(violations: &[Violation]) -> Vec<&str> {
-        violations
-            .iter()
-            .map(|violation| violation.field.as_str())
-            .collect()
-    }
-
     fn target(node: &str, role: pb::Role) -> pb::NodeTarget {
         pb::NodeTarget {
             node: node.to_owned(),
@@ -338,7 +342,7 @@ mod tests {
             cluster: Some(pb::ClusterSelector::default()),
         };
         assert_eq!(
-            fields(&wait(&bad, LONGEST_WAIT).unwrap_err()),
+            wait(&bad, LONGEST_WAIT).unwrap_err().fields(),
             [
                 "nodes[0].node",
                 "nodes[1].role",
@@ -363,16 +367,50 @@ mod tests {
             ..Default::default()
         };
         let violations = check(&request).unwrap_err();
-        assert!(
-            violations[0]
-                .description
-                .starts_with(&format!("\"{}…\" is not a probe", "x".repeat(64)))
+        let [told] = violations.descriptions()[..] else {
+            panic!("{violations:?}");
+        };
+        let quoted = format!("\"{}…\" is not a probe", "x".repeat(64));
+        assert!(told.starts_with(&quoted), "{told}");
+        assert!(told.ends_with("slurmrestd, registered"), "{told}");
+    }
+
+    #[test]
+    fn of_very_many_probes_their_number_is_told() {
+        let request = pb::WaitReadyRequest {
+            nodes: vec![target("n", pb::Role::Unspecified)],
+            probes: vec![String::new(); 2_000_000],
+            ..Default::default()
+        };
+        let violations = wait_for(&request).unwrap_err();
+        let told = format!(
+            "2000000 are too many: there are {} probes",
+            Probe::names().count()
         );
-        assert!(
-            violations[0]
-                .description
-                .ends_with("slurmrestd, registered")
-        );
+        assert_eq!(violations.fields(), ["probes"]);
+        assert_eq!(violations.descriptions(), [told]);
+    }
+
+    #[test]
+    fn a_label_is_short_clean_and_without_a_slash() {
+        let fields = |cluster: &str| {
+            let request = pb::WaitReadyRequest {
+                cluster: Some(pb::ClusterSelector {
+                    realm: "r".into(),
+                    cluster: cluster.into(),
+                    min_nodes: 0,
+                }),
+                ..Default::default()
+            };
+            let checked = wait(&request, LONGEST_WAIT);
+            checked.map_or_else(|bad| bad.fields().join(" "), |_| String::new())
+        };
+        for good in ["a", "ä b", &"x".repeat(128)] {
+            assert_eq!(fields(good), "", "{good}");
+        }
+        for bad in ["", "a/b", "a\nb", &"x".repeat(129)] {
+            assert_eq!(fields(bad), "cluster.cluster", "{bad}");
+        }
     }
 
     #[test]
@@ -396,7 +434,7 @@ mod tests {
             (i64::MIN, 0),
         ] {
             assert_eq!(
-                fields(&timeout(seconds, nanos).unwrap_err()),
+                timeout(seconds, nanos).unwrap_err().fields(),
                 ["timeout"],
                 "{seconds} {nanos}"
             );
@@ -418,7 +456,7 @@ mod tests {
         assert_eq!(wait_for(&request(pb::Role::Worker)).unwrap().nodes.len(), 1);
         for role in [pb::Role::Db, pb::Role::Unspecified] {
             assert_eq!(
-                fields(&wait_for(&request(role)).unwrap_err()),
+                wait_for(&request(role)).unwrap_err().fields(),
                 ["nodes[1].role"]
             );
         }
@@ -433,8 +471,8 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(wait_for(&request(1000)).unwrap().nodes.len(), 1000);
-        assert_eq!(fields(&wait_for(&request(1001)).unwrap_err()), ["nodes"]);
-        assert_eq!(fields(&wait_for(&request(0)).unwrap_err()), ["nodes"]);
+        assert_eq!(wait_for(&request(1001)).unwrap_err().fields(), ["nodes"]);
+        assert_eq!(wait_for(&request(0)).unwrap_err().fields(), ["nodes"]);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct FakeNode {
     pub ping: Option<&'static str>,
     /// How long each command takes.
     pub delay: Duration,
+    /// The journal of each unit that has failed.
+    pub last_words: String,
 }
 
 impl FakeNode {
@@ -83,6 +85,7 @@ impl FakeNode {
             greeting: "SSH-2.0-Fake\r",
             ping: Some("Slurmctld(primary) at fake is UP"),
             delay: Duration::ZERO,
+            last_words: "it died".to_owned(),
         }
     }
 }
@@ -96,6 +99,8 @@ fn id_of(name: &str) -> String {
 #[derive(Debug, Default)]
 struct World {
     nodes: BTreeMap<String, FakeNode>,
+    /// The names of the nodes, by their ids.
+    names: BTreeMap<String, String>,
     /// The reason why the engine cannot be reached; `None` while it can.
     outage: Option<&'static str>,
     /// The containers whose inspection never gets an answer.
@@ -103,6 +108,15 @@ struct World {
     inspections: usize,
     /// How often a port's greeting was read.
     greetings: usize,
+}
+
+impl World {
+    /// Returns the node whose id begins so.
+    fn by_id(&self, prefix: &str) -> Option<&FakeNode> {
+        let (id, name) = self.names.range(prefix.to_owned()..).next()?;
+        let node = self.nodes.get(name)?;
+        (id.starts_with(prefix) && node.container.id.0 == *id).then_some(node)
+    }
 }
 
 /// A fake engine. A clone is the same engine.
@@ -128,7 +142,11 @@ impl FakeEngine {
     /// Adds a node, or replaces the one of its name.
     pub fn put(&self, node: FakeNode) {
         let name = node.container.name.clone();
-        self.world().nodes.insert(name, node);
+        let mut world = self.world();
+        world
+            .names
+            .insert(node.container.id.0.clone(), name.clone());
+        world.nodes.insert(name, node);
     }
 
     pub fn remove(&self, name: &str) {
@@ -211,10 +229,7 @@ impl ContainerEngine for FakeEngine {
         let world = self.world();
         // Docker finds a container by its name, or else by any prefix of its id.
         let by_name = world.nodes.get(name);
-        let found = by_name.or_else(|| {
-            let mut nodes = world.nodes.values();
-            nodes.find(|node| node.container.id.0.starts_with(name))
-        });
+        let found = by_name.or_else(|| world.by_id(name));
         Ok(found.map(|node| node.container.clone()))
     }
 
@@ -262,8 +277,7 @@ impl RunningExec for FakeExec {
         let action = "running a command".to_owned();
         let node = {
             let world = self.engine.world();
-            let mut nodes = world.nodes.values();
-            nodes.find(|node| node.container.id == self.id).cloned()
+            world.by_id(&self.id.0).cloned()
         };
         let node = match node {
             Some(node) if node.container.state == State::Running => node,
@@ -329,7 +343,7 @@ fn systemctl(node: &FakeNode, argv: &[String]) -> String {
             .get(name.as_str())
             .is_some_and(|unit| unit.active == "failed")
         {
-            printed.push_str("journal it died\n");
+            printed.extend(["journal ", &node.last_words, "\n"]);
         }
     }
     printed

@@ -11,3 +11,5 @@ pub mod fake;
 pub mod proxy;
 #[cfg(feature = "cli")]
 pub mod real;
+#[cfg(feature = "cli")]
+pub mod served;

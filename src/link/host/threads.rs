@@ -4,10 +4,7 @@
 //! that has entered a container's network must never run anything else. So each job has a thread of
 //! its own, the number of threads is bounded, and no node has more than a few.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
@@ -15,12 +12,18 @@ use tokio::{
 };
 
 use super::super::{LinkError, Target};
-use crate::container::ContainerId;
+use crate::{container::ContainerId, quota::Quota};
 
-/// How many threads may work on the paths of containers at once, including hung threads.
+/// How many threads may be at work on the paths of containers at once.
 const PATHS: usize = 32;
 
-/// How many of these threads one node may have.
+/// A thread that works on a path for longer than this hangs, and costs little more than its stack. It
+/// gives its place back, so that dead mounts in some containers do not keep readyd from the paths of
+/// all others.
+const AT_WORK: Duration = Duration::from_secs(1);
+
+/// How many threads may hang, or be at work, on the paths of all containers, and of one.
+const PATHS_IN_ALL: usize = 1024;
 const PATHS_PER_NODE: usize = 2;
 
 /// How many threads may be in the networks of containers at once. Threads do not hang there.
@@ -30,16 +33,18 @@ const NETWORKS: usize = 64;
 #[derive(Debug)]
 pub(in super::super) struct Threads {
     paths: Arc<Semaphore>,
+    paths_in_all: Arc<Semaphore>,
+    paths_per_node: Quota<ContainerId>,
     networks: Arc<Semaphore>,
-    of_node: Mutex<HashMap<ContainerId, usize>>,
 }
 
 impl Default for Threads {
     fn default() -> Self {
         Self {
             paths: Arc::new(Semaphore::new(PATHS)),
+            paths_in_all: Arc::new(Semaphore::new(PATHS_IN_ALL)),
+            paths_per_node: Quota::new(PATHS_PER_NODE),
             networks: Arc::new(Semaphore::new(NETWORKS)),
-            of_node: Mutex::default(),
         }
     }
 }
@@ -54,12 +59,29 @@ impl Threads {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LinkError> {
         let hang = |whose| LinkError::Unusable(format!("not from outside: {whose}"));
-        let of_node = OfNode::start(self, &target.container.id)
+        let of_node = self
+            .paths_per_node
+            .take(&target.container.id)
             .ok_or_else(|| hang("threads that look at its paths hang"))?;
-        let permit = permit(target, &self.paths, by)
-            .await
-            .ok_or_else(|| hang("threads that look at the paths of other nodes hang"))?;
-        spawn((of_node, permit), work).await
+        let of_all = Arc::clone(&self.paths_in_all)
+            .try_acquire_owned()
+            .map_err(|_| hang("threads that look at the paths of other nodes hang"))?;
+        let mut place = Some(
+            permit(target, &self.paths, by)
+                .await
+                .ok_or_else(|| hang("too many paths of other nodes are looked at"))?,
+        );
+        let done = spawn((of_node, of_all), work);
+        tokio::pin!(done);
+        let late = target.environment.sleep(AT_WORK);
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut done => return done,
+                () = &mut late, if place.is_some() => place = None,
+            }
+        }
     }
 
     /// Runs work that enters a node's network.
@@ -73,10 +95,6 @@ impl Threads {
             .await
             .ok_or_else(|| busy("too many ports are dialled in other nodes"))?;
         spawn(permit, work).await
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, usize>> {
-        self.of_node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,43 +133,9 @@ fn busy(why: &'static str) -> LinkError {
     }
 }
 
-/// A permit for one of a node's threads. It is given back when the thread ends.
-struct OfNode {
-    threads: Arc<Threads>,
-    node: ContainerId,
-}
-
-impl OfNode {
-    fn start(threads: &Arc<Threads>, node: &ContainerId) -> Option<Self> {
-        let mut running = threads.lock();
-        let of_node = running.entry(node.clone()).or_default();
-        if *of_node >= PATHS_PER_NODE {
-            return None;
-        }
-        *of_node += 1;
-        drop(running);
-        Some(Self {
-            threads: Arc::clone(threads),
-            node: node.clone(),
-        })
-    }
-}
-
-impl Drop for OfNode {
-    fn drop(&mut self) {
-        let mut running = self.threads.lock();
-        if let Some(count) = running.get_mut(&self.node) {
-            *count -= 1;
-            if *count == 0 {
-                running.remove(&self.node);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::sync::{Mutex, mpsc};
 
     use super::*;
     use crate::link::target::tests::target;
@@ -178,9 +162,38 @@ mod tests {
         assert_eq!(found.unwrap(), 8);
 
         drop(release);
-        while !threads.lock().is_empty() {
+        while !threads.paths_per_node.is_untouched() {
             tokio::task::yield_now().await;
         }
         assert!(threads.among_paths(&hung, soon(), || ()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn threads_that_hang_keep_nobody_from_the_paths_of_other_nodes() {
+        let threads = Arc::new(Threads::default());
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let by = Instant::now() + Duration::from_secs(60);
+        let mut hung = Vec::new();
+        for node in 0..PATHS / PATHS_PER_NODE {
+            for _ in 0..PATHS_PER_NODE {
+                let (threads, wait) = (Arc::clone(&threads), Arc::clone(&wait));
+                hung.push(tokio::spawn(async move {
+                    let work = move || wait.lock().unwrap().recv().is_ok();
+                    threads.among_paths(&target(node), by, work).await
+                }));
+            }
+        }
+        while threads.paths.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let other = target(PATHS);
+        let found = threads.among_paths(&other, by, || 7).await;
+        assert_eq!(found.unwrap(), 7);
+        drop(release);
+        for hung in hung {
+            assert!(!hung.await.unwrap().unwrap());
+        }
+        assert!(threads.paths_per_node.is_untouched());
     }
 }
