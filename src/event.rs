@@ -1,8 +1,11 @@
 //! Plain types for the engine's events about containers.
 
-use std::{fmt, time::SystemTime};
+use std::{collections::HashMap, fmt, time::SystemTime};
 
-use crate::container::ContainerId;
+use crate::{
+    container::ContainerId,
+    node::{NodeName, SHORT_ID},
+};
 
 /// An event of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,9 +100,92 @@ impl fmt::Display for Action {
     }
 }
 
+/// Values by the names of nodes, to be found by events. An event costs the same, however many there are.
+#[derive(Debug)]
+pub(crate) struct NodeIndex<V>(HashMap<NodeName, Vec<V>>);
+
+impl<V> Default for NodeIndex<V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<V> NodeIndex<V> {
+    pub(crate) fn insert(&mut self, node: NodeName, value: V) {
+        self.0.entry(node).or_default().push(value);
+    }
+
+    pub(crate) fn remove(&mut self, node: &NodeName, is_it: impl Fn(&V) -> bool) {
+        if let Some(values) = self.0.get_mut(node) {
+            values.retain(|value| !is_it(value));
+            if values.is_empty() {
+                self.0.remove(node);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.values().flatten()
+    }
+
+    /// Returns the values of the nodes that an event is about: those of its container's name, of its
+    /// name before, and of all forms of its id that name it ([`NodeName::names`]).
+    pub(crate) fn about(&self, event: &ContainerEvent) -> impl Iterator<Item = &V> {
+        let id = &event.id.0;
+        let ids = (SHORT_ID..=id.len()).filter_map(|length| id.get(..length));
+        let names = [Some(event.name.as_str()), event.former_name.as_deref()];
+        let mut names: Vec<_> = names.into_iter().flatten().chain(ids).collect();
+        names.sort_unstable();
+        names.dedup();
+        let values = names.into_iter().filter_map(|name| self.0.get(name));
+        values.flatten()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn event(name: &str, former_name: Option<&str>) -> ContainerEvent {
+        ContainerEvent {
+            id: ContainerId("ab".repeat(32)),
+            name: name.to_owned(),
+            former_name: former_name.map(str::to_owned),
+            action: Action::Rename,
+            at: None,
+        }
+    }
+
+    #[test]
+    fn an_event_is_about_a_name_an_id_or_a_former_name() {
+        let whole = "ab".repeat(32);
+        let names = ["old", "new", "abababababab", &whole, "ab", "ol", "other"];
+        let mut index = NodeIndex::default();
+        for name in names {
+            index.insert(name.parse().unwrap(), name);
+        }
+        let mut about: Vec<_> = index.about(&event("new", Some("old"))).copied().collect();
+        about.sort_unstable();
+        assert_eq!(about, ["abababababab", &whole, "new", "old"]);
+        // One whose name did not change is told once.
+        assert_eq!(index.about(&event("new", Some("new"))).count(), 3);
+    }
+
+    #[test]
+    fn what_is_taken_out_is_found_no_more() {
+        let mut index = NodeIndex::default();
+        let name: NodeName = "a".parse().unwrap();
+        index.insert(name.clone(), 1);
+        index.insert(name.clone(), 2);
+        index.remove(&name, |value| *value == 1);
+        assert_eq!(index.about(&event("a", None)).collect::<Vec<_>>(), [&2]);
+        index.remove(&name, |value| *value == 2);
+        assert!(index.is_empty() && index.values().next().is_none());
+    }
 
     #[test]
     fn an_engines_words_are_actions() {

@@ -29,8 +29,17 @@ impl NodeName {
     /// yet would match any container whose id starts with `db`.
     #[must_use]
     pub fn names(&self, id: &str, name: &str) -> bool {
-        const SHORT_ID: usize = 12;
         self.0 == name || (self.0.len() >= SHORT_ID && id.starts_with(&self.0))
+    }
+}
+
+/// How many digits of a container's id name it at least.
+pub(crate) const SHORT_ID: usize = 12;
+
+/// A name is found by its text.
+impl std::borrow::Borrow<str> for NodeName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

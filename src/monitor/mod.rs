@@ -1,10 +1,12 @@
 //! The library's front door: snapshot, check and wait over nodes, free of gRPC and of Docker types.
 
 mod driver;
+mod outbox;
 #[cfg(test)]
 mod simulation;
 mod wait;
 mod wait_node;
+mod wait_nodes;
 
 use std::{
     collections::BTreeMap,
@@ -276,14 +278,14 @@ impl Monitor {
     fn start(&self, identity: &Identity, request: WaitRequest, events: driver::Events) -> Wait {
         let environment = self.environment().clone();
         let names = names(&request.nodes);
-        let (mut driver, views) =
+        let (mut driver, told) =
             Driver::new(&self.watchers, environment, identity, request, events);
         // The identifier tells waits apart in the log; the nodes' own spans tell the rest.
         let id = self.environment().seed() >> 32;
         let span = tracing::debug_span!("wait", id = format_args!("{id:08x}"), nodes = names);
         let run = async move { driver.run().await };
         let task = self.environment().spawn(run.instrument(span));
-        Wait::new(views, task)
+        Wait::new(told, task)
     }
 
     /// Waits until one node is ready, polling it at an interval (zero means [`POLL_INTERVAL`]); for

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! watcher ─┐
-//! watcher ─┼─▶ driver: states, verdict, limit ─▶ watch channel, newest wins ─▶ Wait, a stream
+//! watcher ─┼─▶ driver: states, verdict, limit ─▶ outbox, newest wins ─▶ Wait, a stream
 //! watcher ─┘
 //! ```
 //!
@@ -16,10 +16,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{Stream, StreamExt as _};
-use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
+use futures_util::Stream;
 
+use super::outbox;
 use crate::{
     environment::Task,
     node::{NodeName, Role},
@@ -164,32 +163,16 @@ pub enum WaitEvent {
 
 /// A wait in progress, as a stream of [`WaitEvent`]. Dropping the stream ends the wait.
 pub struct Wait {
-    views: WatchStream<View>,
-    view: View,
-    told: Vec<Option<Arc<NodeReport>>>,
-    /// The index at which the search for changed reports goes on: every node has its turn before
-    /// any node has another.
-    turn: usize,
+    told: outbox::Receiver,
     over: bool,
     _task: Task,
 }
 
-/// The newest reports and the result, which the driver publishes for the stream.
-#[derive(Debug, Clone, Default)]
-pub(super) struct View {
-    pub(super) nodes: Vec<Option<Arc<NodeReport>>>,
-    pub(super) result: Option<Arc<WaitResult>>,
-}
-
 impl Wait {
-    /// Creates the stream over the views that a driver publishes. The task is the driver's.
-    pub(super) fn new(views: watch::Receiver<View>, task: Task) -> Self {
-        let view = views.borrow().clone();
+    /// Creates the stream over what a driver leaves to tell. The task is the driver's.
+    pub(super) fn new(told: outbox::Receiver, task: Task) -> Self {
         Self {
-            told: vec![None; view.nodes.len()],
-            views: WatchStream::from_changes(views),
-            view,
-            turn: 0,
+            told,
             over: false,
             _task: task,
         }
@@ -210,26 +193,6 @@ impl Wait {
         }
         None
     }
-
-    /// Returns the next event of the newest view. The reports of nodes come first, so that the
-    /// result comes after the states that it was made from.
-    fn news(&mut self) -> Option<WaitEvent> {
-        let count = self.told.len();
-        for index in (self.turn..count).chain(0..self.turn) {
-            let Some(newest) = &self.view.nodes[index] else {
-                continue;
-            };
-            let told = self.told[index].as_ref();
-            if told.is_none_or(|told| !told.says_the_same(newest)) {
-                self.turn = (index + 1) % count;
-                self.told[index] = Some(Arc::clone(newest));
-                return Some(WaitEvent::Node(Arc::clone(newest)));
-            }
-        }
-        let result = self.view.result.clone()?;
-        self.over = true;
-        Some(WaitEvent::Result(result))
-    }
 }
 
 impl Stream for Wait {
@@ -239,19 +202,10 @@ impl Stream for Wait {
         if self.over {
             return Poll::Ready(None);
         }
+        let event = std::task::ready!(self.told.poll_next(context));
         // The driver ends only with a result. If there is none, the async runtime is shutting down.
-        let mut gone = false;
-        while !gone && let Poll::Ready(view) = self.views.poll_next_unpin(context) {
-            match view {
-                Some(view) => self.view = view,
-                None => gone = true,
-            }
-        }
-        match self.news() {
-            Some(event) => Poll::Ready(Some(event)),
-            None if gone => Poll::Ready(None),
-            None => Poll::Pending,
-        }
+        self.over = !matches!(event, Some(WaitEvent::Node(_)));
+        Poll::Ready(event)
     }
 }
 
@@ -259,7 +213,7 @@ impl Drop for Wait {
     fn drop(&mut self) {
         if !self.over {
             tracing::debug!(
-                nodes = self.told.len(),
+                nodes = self.told.nodes(),
                 "the client of a wait has gone before its result"
             );
         }

@@ -22,8 +22,6 @@ pub(super) struct WaitNode {
     /// Since when it has passed for this wait, by its own looks: none that started before the wait did
     /// counts.
     pub(super) passed_since: Option<Instant>,
-    /// Since when the newest state has not been settled.
-    pub(super) unsettled_since: Instant,
     pub(super) told: Option<Arc<NodeReport>>,
     /// The moment for which another look has been asked.
     pub(super) refreshed_for: Option<Instant>,
@@ -34,6 +32,20 @@ pub(super) struct WaitNode {
 }
 
 impl WaitNode {
+    pub(super) fn new(node: NodeName, watcher: Watcher) -> Self {
+        let newest = watcher.status();
+        Self {
+            node,
+            watcher,
+            newest,
+            passed_since: None,
+            told: None,
+            refreshed_for: None,
+            run: None,
+            ended: None,
+        }
+    }
+
     /// Holds the run that was seen last against the one that this wait has seen alive.
     ///
     /// A container that ends and is started again at once need not be found exited by any look, but

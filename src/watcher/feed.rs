@@ -11,7 +11,7 @@
 //! never waits, and whatever may have been missed is looked at.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -27,7 +27,7 @@ use crate::{
     container::ContainerId,
     engine::{CALL_LIMIT, ContainerEngine, EventStream},
     environment::{Environment, Task},
-    event::{Action, ContainerEvent},
+    event::{Action, ContainerEvent, NodeIndex},
     inbox::Inbox,
     node::NodeName,
 };
@@ -53,8 +53,7 @@ struct Hub {
 
 #[derive(Default)]
 struct Readers {
-    next: u64,
-    nodes: BTreeMap<u64, (NodeName, Arc<Inbox>)>,
+    nodes: NodeIndex<Arc<Inbox>>,
     /// Reads for as long as there are readers.
     task: Option<Task>,
 }
@@ -62,7 +61,8 @@ struct Readers {
 /// One node's share in the events; ends when this is dropped.
 pub(super) struct Subscription {
     hub: Arc<Hub>,
-    key: u64,
+    node: NodeName,
+    inbox: Arc<Inbox>,
 }
 
 impl Feed {
@@ -85,9 +85,7 @@ impl Feed {
     pub(super) fn subscribe(&self, node: NodeName, inbox: Arc<Inbox>) -> Subscription {
         let hub = &self.0;
         let mut readers = hub.readers();
-        let key = readers.next;
-        readers.next += 1;
-        readers.nodes.insert(key, (node, inbox));
+        readers.nodes.insert(node.clone(), Arc::clone(&inbox));
         if hub.wanted && readers.task.is_none() {
             let reading = Arc::clone(hub);
             let read = async move { reading.read().await };
@@ -95,7 +93,8 @@ impl Feed {
         }
         Subscription {
             hub: Arc::clone(hub),
-            key,
+            node,
+            inbox,
         }
     }
 }
@@ -115,7 +114,8 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut readers = self.hub.readers();
-        readers.nodes.remove(&self.key);
+        let is_it = |inbox: &Arc<Inbox>| Arc::ptr_eq(inbox, &self.inbox);
+        readers.nodes.remove(&self.node, is_it);
         if readers.nodes.is_empty() {
             readers.task = None;
             self.hub.live.store(false, Ordering::SeqCst);
@@ -184,15 +184,13 @@ impl Hub {
 
     fn deliver(&self, event: &ContainerEvent) {
         tracing::debug!(container = %event.id, name = event.name, action = %event.action, "event");
-        for (node, inbox) in self.readers().nodes.values() {
-            if is_about(event, node) {
-                inbox.container_event(event.action);
-            }
+        for inbox in self.readers().nodes.about(event) {
+            inbox.container_event(event.action);
         }
     }
 
     fn everyone_looks(&self) {
-        for (_, inbox) in self.readers().nodes.values() {
+        for inbox in self.readers().nodes.values() {
             inbox.events_missed();
         }
     }
@@ -201,12 +199,6 @@ impl Hub {
         // A std lock: it is never held across an await.
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether the event is about the container of that name or id, also where that was its name before.
-pub(crate) fn is_about(event: &ContainerEvent, node: &NodeName) -> bool {
-    let former = event.former_name.as_deref();
-    node.names(&event.id.0, &event.name) || former.is_some_and(|former| former == node.as_str())
 }
 
 /// The events of late.
@@ -265,20 +257,5 @@ mod tests {
         assert_eq!(recent.events.len(), RECENT);
         let newest = SystemTime::UNIX_EPOCH + Duration::from_secs(1999);
         assert_eq!(recent.newest, Some(newest));
-    }
-
-    #[test]
-    fn an_event_is_about_a_name_an_id_or_a_former_name() {
-        let about = |event: &ContainerEvent, node: &str| is_about(event, &node.parse().unwrap());
-        let renamed = ContainerEvent {
-            former_name: Some("old".to_owned()),
-            ..event("new", Action::Rename, 1)
-        };
-        for node in ["old", "new", "abababababab"] {
-            assert!(about(&renamed, node), "{node}");
-        }
-        for node in ["ab", "ol", "other"] {
-            assert!(!about(&renamed, node), "{node}");
-        }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     cached::Freshness,
     clients::{ClientGuard, Clients},
     context::{Context, NodeKey},
-    feed::{Feed, is_about},
+    feed::Feed,
     probe_set::ProbeSet,
     status::NodeStatus,
 };
@@ -47,7 +47,6 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     statuses: watch::Receiver<Arc<NodeStatus>>,
-    node: NodeName,
     client: ClientGuard,
     /// Keeps the actors of this node and of others going.
     _registry: Arc<Registry>,
@@ -92,7 +91,6 @@ impl Watchers {
         let (client, statuses) = entry.clients.join(probes, interval, environment);
         Watcher {
             statuses,
-            node: node.clone(),
             client,
             _registry: Arc::clone(registry),
         }
@@ -190,11 +188,9 @@ impl Watcher {
         self.client.inbox().refresh();
     }
 
-    /// Takes an event from somebody else than the engine. One of another container is ignored.
+    /// Takes an event of this node from somebody else than the engine.
     pub(crate) fn take(&self, event: &ContainerEvent) {
-        if is_about(event, &self.node) {
-            self.client.inbox().container_event(event.action);
-        }
+        self.client.inbox().container_event(event.action);
     }
 
     /// Whether a status is the newest there can be, and nothing has happened that may have changed what

@@ -1,0 +1,353 @@
+//! The nodes of a wait, and what they come to together: the moment in which all are ready, the first
+//! that is past help, and what there is to tell of each.
+//!
+//! A change of one node costs as much as one node, however many others there are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    wait::{FailurePolicy, NodeReport, NodeState},
+    wait_node::{WaitNode, end, is_settled, soften},
+};
+use crate::{
+    engine::seconds,
+    environment::after,
+    probe::{Outcome, container},
+    text::Reason,
+    watcher::{Freshness, NodeStatus},
+};
+
+/// For how long a probe that has never answered may be asked before that is told: most answer
+/// sooner, and their answer is worth more than the news that it is being waited for.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// The nodes of a wait.
+pub(super) struct WaitNodes {
+    nodes: Vec<WaitNode>,
+    policy: FailurePolicy,
+    stable_for: Duration,
+    started: Instant,
+    /// The nodes that pass, by since when.
+    passing: BTreeSet<(Instant, usize)>,
+    terminal: BTreeSet<usize>,
+    /// The nodes of which there may be something to tell.
+    untold: BTreeSet<usize>,
+    /// The nodes that have not been looked at to an end, by when that is told.
+    unsettled: BTreeMap<usize, Instant>,
+    unsettled_due: BTreeSet<(Instant, usize)>,
+    confirmation: Confirmation,
+}
+
+/// How far the confirmation of a moment is, in which all nodes passed.
+#[derive(Default)]
+struct Confirmation {
+    moment: Option<Instant>,
+    /// The nodes that have to be held against the moment.
+    unchecked: BTreeSet<usize>,
+    /// Those of which something else has to be seen first.
+    open: BTreeSet<usize>,
+}
+
+impl WaitNodes {
+    pub(super) fn new(
+        nodes: Vec<WaitNode>,
+        policy: FailurePolicy,
+        stable_for: Duration,
+        started: Instant,
+    ) -> Self {
+        let mut all = Self {
+            policy,
+            stable_for,
+            started,
+            passing: BTreeSet::new(),
+            terminal: BTreeSet::new(),
+            untold: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
+            unsettled_due: BTreeSet::new(),
+            confirmation: Confirmation::default(),
+            nodes,
+        };
+        for index in 0..all.nodes.len() {
+            let newest = Arc::clone(&all.nodes[index].newest);
+            all.note(index, newest, started);
+        }
+        all
+    }
+
+    pub(super) fn as_slice(&self) -> &[WaitNode] {
+        &self.nodes
+    }
+
+    /// Nobody needs the nodes any more.
+    pub(super) fn clear(&mut self) {
+        self.nodes.clear();
+    }
+
+    /// Takes a node's newest status.
+    pub(super) fn note(&mut self, index: usize, newest: Arc<NodeStatus>, now: Instant) {
+        let node = &mut self.nodes[index];
+        if let Some(since) = node.passed_since {
+            self.passing.remove(&(since, index));
+        }
+        node.passed_since = match newest.passed_since {
+            Some(since) if newest.started >= self.started => {
+                let first = node.passed_since.unwrap_or(newest.started);
+                Some(first.max(since))
+            }
+            // It has passed all the time, as others have seen; this wait has not looked yet.
+            Some(_) | None => None,
+        };
+        if let Some(since) = node.passed_since {
+            self.passing.insert((since, index));
+        }
+        if self.policy == FailurePolicy::Stop {
+            node.follow_run(newest.run.as_ref(), self.started);
+        }
+        node.newest = newest;
+        if self.is_terminal(index) {
+            self.terminal.insert(index);
+        } else {
+            self.terminal.remove(&index);
+        }
+        self.settle(index, now);
+        if self.confirmation.moment.is_some() {
+            self.confirmation.unchecked.insert(index);
+        }
+    }
+
+    /// Notes whether there is something to tell of a node, or when there will be.
+    fn settle(&mut self, index: usize, now: Instant) {
+        if is_settled(&self.nodes[index].newest, self.started) {
+            if let Some(due) = self.unsettled.remove(&index) {
+                self.unsettled_due.remove(&(due, index));
+            }
+            self.untold.insert(index);
+            return;
+        }
+        let due = *self.unsettled.entry(index).or_insert(now + UNANSWERED);
+        if due <= now {
+            self.untold.insert(index);
+        } else {
+            self.unsettled_due.insert((due, index));
+        }
+    }
+
+    /// Takes the statuses as they are at this instant, also those whose news has not been waited for
+    /// yet: what was drained before may be older.
+    fn catch_up(&mut self, now: Instant) {
+        for index in 0..self.nodes.len() {
+            let newest = self.nodes[index].watcher.status();
+            if !Arc::ptr_eq(&newest, &self.nodes[index].newest) {
+                self.note(index, newest, now);
+            }
+        }
+    }
+
+    /// The moment from which on every node has passed for as long as was asked, as far as the newest
+    /// looks tell.
+    pub(super) fn all_passed_from(&self) -> Option<Instant> {
+        if self.passing.len() < self.nodes.len() {
+            return None;
+        }
+        let (latest, _) = self.passing.last()?;
+        Some(after(*latest, self.stable_for))
+    }
+
+    /// Whether every node is ready at this instant: each has been seen to pass at the moment from
+    /// which on all have, by a look that started no earlier, or by the one look that made the moment;
+    /// and nothing has happened since. The others are asked to be looked at once more, since a node
+    /// that passed a poll interval ago need not pass now.
+    pub(super) fn are_ready(&mut self, now: Instant) -> bool {
+        loop {
+            let Some(moment) = self.all_passed_from().filter(|moment| *moment <= now) else {
+                return false;
+            };
+            self.check(moment);
+            if !self.confirmation.open.is_empty() {
+                return false;
+            }
+            self.catch_up(now);
+            if self.all_passed_from() == Some(moment) && self.confirmation.unchecked.is_empty() {
+                // The statuses of all are the newest, and have been held against the moment. What has
+                // arrived at a node meanwhile is not in them.
+                let all = 0..self.nodes.len();
+                let current = |index: &usize| {
+                    let node = &self.nodes[*index];
+                    node.watcher.is_current(&node.newest)
+                };
+                let open: BTreeSet<_> = all.filter(|index| !current(index)).collect();
+                let ready = open.is_empty();
+                self.confirmation.open = open;
+                return ready;
+            }
+        }
+    }
+
+    /// Holds against the moment what has not been held against it.
+    fn check(&mut self, moment: Instant) {
+        let confirmation = &mut self.confirmation;
+        if confirmation.moment != Some(moment) {
+            confirmation.moment = Some(moment);
+            confirmation.unchecked = (0..self.nodes.len()).collect();
+            confirmation.open.clear();
+        }
+        for index in std::mem::take(&mut confirmation.unchecked) {
+            let node = &mut self.nodes[index];
+            if confirms(node, moment, self.stable_for) {
+                confirmation.open.remove(&index);
+            } else {
+                confirmation.open.insert(index);
+            }
+        }
+    }
+
+    /// The first node that can no longer become ready, as far as this wait has seen for itself.
+    pub(super) fn first_terminal(&self) -> Option<usize> {
+        self.terminal.first().copied()
+    }
+
+    fn is_terminal(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        let newest = &node.newest;
+        let counts = newest.is_settled && newest.freshness != Freshness::Stale;
+        let own = counts && newest.started >= self.started;
+        let mut probes = newest.probes.iter();
+        let terminal = probes.any(|report| report.result.is_terminal());
+        node.ended.is_some() || (own && !self.never_saw(newest) && terminal)
+    }
+
+    /// Whether there is no such container, and this wait has never seen one: others may have.
+    fn never_saw(&self, newest: &NodeStatus) -> bool {
+        newest.is_absent
+            && newest
+                .run
+                .as_ref()
+                .is_none_or(|seen| seen.asked < self.started)
+    }
+
+    /// When a probe that has never answered has to be told of.
+    pub(super) fn unsettled_due(&self) -> Option<Instant> {
+        self.unsettled_due.first().map(|(due, _)| *due)
+    }
+
+    /// The reports that differ from what was told of their nodes.
+    pub(super) fn news(&mut self, now: Instant) -> Vec<(usize, Arc<NodeReport>)> {
+        while let Some((due, index)) = self.unsettled_due.first().copied()
+            && due <= now
+        {
+            self.unsettled_due.pop_first();
+            self.untold.insert(index);
+        }
+        let untold = std::mem::take(&mut self.untold);
+        self.tell(untold)
+    }
+
+    /// The reports of all nodes that differ from what was told, also of those that have not been looked
+    /// at to an end.
+    pub(super) fn last_news(&mut self) -> Vec<(usize, Arc<NodeReport>)> {
+        self.tell((0..self.nodes.len()).collect())
+    }
+
+    fn tell(&mut self, indices: BTreeSet<usize>) -> Vec<(usize, Arc<NodeReport>)> {
+        let mut news = Vec::new();
+        for index in indices {
+            let report = self.report(&self.nodes[index]);
+            let told = self.nodes[index].told.as_ref();
+            if told.is_some_and(|told| told.says_the_same(&report)) {
+                continue;
+            }
+            tracing::debug!(node = %report.node, state = ?report.state, "told");
+            let report = Arc::new(report);
+            self.nodes[index].told = Some(Arc::clone(&report));
+            news.push((index, report));
+        }
+        news
+    }
+
+    /// A node's report under this wait's policy.
+    fn report(&self, node: &WaitNode) -> NodeReport {
+        let newest = &node.newest;
+        let mut probes = Arc::clone(&newest.probes);
+        if self.policy == FailurePolicy::KeepWaiting {
+            soften(&mut probes, Clone::clone);
+        }
+        if self.never_saw(newest)
+            && let Outcome::Failed(missing) = container::missing(&node.node, false)
+        {
+            soften(&mut probes, |_| missing.clone());
+        }
+        if let Some(ended) = &node.ended {
+            end(&mut probes, ended);
+        }
+        let failing = probes.iter().find(|report| !report.result.is_passed());
+        let state = match (failing, node.passed_since) {
+            (Some(report), _) => {
+                let why = report.result.reason().map_or("", Reason::as_str);
+                let reason = Reason::new(format!("{}: {why}", report.probe));
+                if report.result.is_terminal() {
+                    NodeState::Terminal(reason)
+                } else {
+                    NodeState::Waiting(reason)
+                }
+            }
+            (None, Some(since)) if self.is_stable(newest, since) => NodeState::Ready,
+            (None, None) => {
+                // A wait that has only just begun has to look for itself: at the container first.
+                let blocked_by = newest.blocked_by.as_ref();
+                let probe = blocked_by.map_or("container", |blocked| blocked.probe.as_str());
+                NodeState::Waiting(Reason::new(format!(
+                    "every probe has passed, and {probe} is looked at once more"
+                )))
+            }
+            (None, _) => NodeState::Waiting(Reason::new(format!(
+                "every probe has passed, and has to stay so for {}",
+                seconds(self.stable_for)
+            ))),
+        };
+        NodeReport {
+            node: node.node.clone(),
+            role: newest.role,
+            state,
+            probes,
+            trigger: newest.prompt.trigger,
+            trigger_detail: Arc::clone(&newest.prompt.detail),
+            round: newest.round,
+            observed: newest.observed,
+        }
+    }
+
+    fn is_stable(&self, newest: &NodeStatus, since: Instant) -> bool {
+        self.stable_for.is_zero() || newest.started >= after(since, self.stable_for)
+    }
+}
+
+/// Whether a node has been seen to pass at the moment; if not, it is asked to be looked at.
+fn confirms(node: &mut WaitNode, moment: Instant, stable_for: Duration) -> bool {
+    let newest = &node.newest;
+    let made_it = stable_for.is_zero() && newest.passed_since == Some(moment);
+    if !node.watcher.is_current(newest) {
+        // What comes of it is news.
+        tracing::debug!(
+            node = %node.node,
+            freshness = ?newest.freshness,
+            sequence = newest.sequence,
+            "not confirmed: something has happened that its status does not include yet"
+        );
+        return false;
+    }
+    if made_it || newest.started >= moment {
+        return true;
+    }
+    if node.refreshed_for != Some(moment) {
+        tracing::debug!(node = %node.node, "not confirmed: it is looked at once more");
+        node.refreshed_for = Some(moment);
+        node.watcher.refresh();
+    }
+    false
+}
