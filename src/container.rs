@@ -5,7 +5,7 @@ use std::{fmt, time::SystemTime};
 use crate::node::Labels;
 
 /// A container's full id. A name can be given to another container, but an id cannot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerId(pub String);
 
 impl fmt::Display for ContainerId {

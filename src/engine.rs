@@ -44,6 +44,15 @@ pub struct ExecOutput {
 /// A stream of events. After an error or the end of the stream, events may have been missed.
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<ContainerEvent, EngineError>> + Send>>;
 
+/// A container, as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedContainer {
+    /// The container's id.
+    pub id: ContainerId,
+    /// The container's name.
+    pub name: String,
+}
+
 /// A container engine.
 ///
 /// Every call has a time limit of its own and honours an earlier `by`. Dropping a call's future
@@ -52,6 +61,9 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Result<ContainerEvent, EngineEr
 pub trait ContainerEngine: Send + Sync + 'static {
     /// Returns the container of that name or id; `None` if there is none.
     async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError>;
+
+    /// Lists all containers, in whatever state they are.
+    async fn list(&self, by: Instant) -> Result<Vec<ListedContainer>, EngineError>;
 
     /// Returns how many processes run in the container, without starting one.
     async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError>;

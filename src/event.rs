@@ -135,14 +135,18 @@ impl<V> NodeIndex<V> {
     /// Returns the values of the nodes that an event is about: those of its container's name, of its
     /// name before, and of all forms of its id that name it ([`NodeName::names`]).
     pub(crate) fn about(&self, event: &ContainerEvent) -> impl Iterator<Item = &V> {
-        let id = &event.id.0;
-        let ids = (SHORT_ID..=id.len()).filter_map(|length| id.get(..length));
-        let names = [Some(event.name.as_str()), event.former_name.as_deref()];
-        let mut names: Vec<_> = names.into_iter().flatten().chain(ids).collect();
-        names.sort_unstable();
-        names.dedup();
-        let values = names.into_iter().filter_map(|name| self.0.get(name));
-        values.flatten()
+        let former = event.former_name.as_deref();
+        let former = former.filter(|former| *former != event.name);
+        let former = former.and_then(|former| self.0.get(former));
+        self.of(&event.id, &event.name)
+            .chain(former.into_iter().flatten())
+    }
+
+    /// Returns the values of the nodes that this container is.
+    pub(crate) fn of(&self, id: &ContainerId, name: &str) -> impl Iterator<Item = &V> {
+        let ids = (SHORT_ID..=id.0.len()).filter_map(|length| id.0.get(..length));
+        let ids = ids.filter_map(|id| self.0.get(id));
+        self.0.get(name).into_iter().chain(ids).flatten()
     }
 }
 

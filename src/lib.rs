@@ -118,6 +118,8 @@ pub mod engine;
 pub mod environment;
 #[cfg(feature = "monitor")]
 pub mod event;
+#[cfg(feature = "monitor")]
+mod fair;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "monitor")]

@@ -3,23 +3,17 @@
 use std::{
     collections::HashMap,
     future::ready,
-    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bollard::{
-    BollardRequest, Docker,
+    Docker,
     errors::Error,
     models::{EventActor, EventMessage},
     query_parameters::{EventsOptions, EventsOptionsBuilder},
 };
 use futures_util::{Stream, StreamExt as _, stream};
-use hyper::{Response, body::Incoming};
-use hyper_util::{
-    client::legacy::{Client, connect::Connect},
-    rt::TokioExecutor,
-};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
@@ -124,35 +118,6 @@ fn event(message: EventMessage) -> Option<ContainerEvent> {
         former_name: former.map(|name| bounded(name.trim_start_matches('/'))),
         action: Action::named(&message.action?)?,
         at: nanos.map(|nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)),
-    })
-}
-
-/// The future of a response.
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + Send>>;
-
-/// A function that sends requests to an engine.
-pub(super) type Transport = Box<dyn Fn(BollardRequest) -> Answer + Send + Sync>;
-
-/// Sends each request over a connection of its own, and calls `told` for each response that is no
-/// error.
-pub(super) fn observing<C>(connector: C, told: impl Fn() + Send + Sync + 'static) -> Transport
-where
-    C: Connect + Clone + Send + Sync + 'static,
-{
-    let client = Client::builder(TokioExecutor::new())
-        .pool_max_idle_per_host(0)
-        .build(connector);
-    let told = Arc::new(told);
-    Box::new(move |request| {
-        let answer = client.request(request);
-        let told = Arc::clone(&told);
-        Box::pin(async move {
-            let answer = answer.await?;
-            if answer.status().is_success() {
-                told();
-            }
-            Ok(answer)
-        })
     })
 }
 

@@ -1,11 +1,16 @@
 //! The address of an engine.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
-use bollard::{ClientVersion, Docker};
-use hyper_util::client::legacy::connect::HttpConnector;
-
-use super::events::{Transport, observing};
+use bollard::{BollardRequest, ClientVersion, Docker, errors::Error};
+use hyper::{Response, body::Incoming};
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connect, HttpConnector},
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
 
 /// The address of an engine, as in `DOCKER_HOST`: `unix:///path`, `tcp://host:port` or
 /// `http://host:port`. The default is `unix:///var/run/docker.sock`.
@@ -30,6 +35,10 @@ pub struct InvalidDockerHost {
 /// shorter.
 const BOLLARD_TIMEOUT: u64 = 120;
 
+/// How many idle connections to an engine are kept, and for how long.
+const IDLE: usize = 16;
+const KEEP: Duration = Duration::from_secs(10);
+
 /// The API version that readyd uses until the engine has reported its own: that of Docker 25. It
 /// plays no part in the query for the version, which every engine answers.
 const NEWEST: ClientVersion = ClientVersion {
@@ -38,11 +47,16 @@ const NEWEST: ClientVersion = ClientVersion {
 };
 
 impl DockerHost {
-    pub(super) fn connect(&self) -> Result<Docker, bollard::errors::Error> {
-        match &self.0 {
-            Address::Unix(path) => Docker::connect_with_unix(path, BOLLARD_TIMEOUT, &NEWEST),
-            Address::Tcp(address) => Docker::connect_with_http(address, BOLLARD_TIMEOUT, &NEWEST),
+    /// Creates a client that keeps its connections for the next calls. Each call over a new one would
+    /// cost the engine another thread, and both sides open files.
+    pub(super) fn connect(&self) -> Result<Docker, Error> {
+        // Without a socket, hyper's own error says less.
+        if let Address::Unix(path) = &self.0
+            && !Path::new(path).exists()
+        {
+            return Err(Error::SocketNotFoundError(path.clone()));
         }
+        self.client(&NEWEST, || ())
     }
 
     /// Creates a client that calls `told` when the headers of a response have arrived. bollard does
@@ -51,21 +65,59 @@ impl DockerHost {
         &self,
         version: &ClientVersion,
         told: impl Fn() + Send + Sync + 'static,
-    ) -> Result<Docker, bollard::errors::Error> {
+    ) -> Result<Docker, Error> {
+        self.client(version, told)
+    }
+
+    fn client(
+        &self,
+        version: &ClientVersion,
+        told: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Docker, Error> {
         let (transport, address): (Transport, _) = match &self.0 {
             Address::Unix(path) => (
-                observing(hyperlocal::UnixConnector, told),
+                transport(hyperlocal::UnixConnector, told),
                 // The host of a URL cannot contain a path, so hyperlocal takes the path in
                 // hexadecimal.
                 format!("unix://{}", hex(path)),
             ),
             Address::Tcp(address) => (
-                observing(HttpConnector::new(), told),
+                transport(HttpConnector::new(), told),
                 format!("http://{address}"),
             ),
         };
         Docker::connect_with_custom_transport(transport, Some(address), BOLLARD_TIMEOUT, version)
     }
+}
+
+/// The future of a response.
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + Send>>;
+
+/// A function that sends requests to an engine.
+type Transport = Box<dyn Fn(BollardRequest) -> Answer + Send + Sync>;
+
+/// Sends requests over connections that are kept, and calls `told` for each response that is no error.
+fn transport<C>(connector: C, told: impl Fn() + Send + Sync + 'static) -> Transport
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(KEEP)
+        .pool_max_idle_per_host(IDLE)
+        .build(connector);
+    let told = Arc::new(told);
+    Box::new(move |request| {
+        let answer = client.request(request);
+        let told = Arc::clone(&told);
+        Box::pin(async move {
+            let answer = answer.await?;
+            if answer.status().is_success() {
+                told();
+            }
+            Ok(answer)
+        })
+    })
 }
 
 fn hex(path: &str) -> String {

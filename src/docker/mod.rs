@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bollard::{
     Docker,
     models::{ContainerInspectResponse, ContainerStateStatusEnum, RestartPolicyNameEnum},
-    query_parameters::{InspectContainerOptions, TopOptionsBuilder},
+    query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder, TopOptionsBuilder},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +23,8 @@ pub use host::{DockerHost, InvalidDockerHost};
 use crate::{
     container::{Container, ContainerId, Network, State},
     engine::{
-        CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, EventStream, Exec, RunningExec,
+        CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, EventStream, Exec, ListedContainer,
+        RunningExec,
     },
 };
 use error::{Call, bounded};
@@ -83,7 +84,10 @@ impl DockerEngine {
             Ok(result) => result.map_err(|error| context.error(error)),
             Err(_) => Err(context.timed_out((start + CALL_LIMIT <= by).then_some(CALL_LIMIT))),
         };
-        if let Err(EngineError::Unreachable { .. } | EngineError::TimedOut { .. }) = result {
+        // What a caller was too impatient for says nothing about the engine.
+        if let Err(EngineError::Unreachable { .. } | EngineError::TimedOut { limit: Some(_), .. }) =
+            result
+        {
             tracing::debug!(engine = %self.host, "the engine did not answer: its version is asked for again");
             *self.lock() = None;
         }
@@ -116,6 +120,24 @@ impl ContainerEngine for DockerEngine {
         inspected
             .map(|response| container(response, &action))
             .transpose()
+    }
+
+    async fn list(&self, by: Instant) -> Result<Vec<ListedContainer>, EngineError> {
+        let options = ListContainersOptionsBuilder::default().all(true).build();
+        let action = "listing the containers".to_owned();
+        let listed = self
+            .call(action, by, |docker| async move {
+                docker.list_containers(Some(options)).await
+            })
+            .await?;
+        let listed = listed.into_iter().filter_map(|summary| {
+            let name = summary.names?.into_iter().next()?;
+            Some(ListedContainer {
+                id: ContainerId(summary.id?),
+                name: name.trim_start_matches('/').to_owned(),
+            })
+        });
+        Ok(listed.collect())
     }
 
     async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError> {

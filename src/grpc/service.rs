@@ -1,6 +1,10 @@
 //! Implements the RPCs.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{Stream, stream};
 use tokio::{
@@ -16,7 +20,7 @@ use super::{
     validate::{self, ValidWait},
 };
 use crate::{
-    monitor::{Monitor, MonitorError, Wait, WaitEvent, WaitResult},
+    monitor::{Monitor, MonitorError, Wait, WaitEvent, WaitRequest, WaitResult},
     node::{Identity, NodeName},
     pb::{self, readiness_service_server::ReadinessService},
     quota::Quota,
@@ -33,6 +37,8 @@ pub struct Limits {
     pub longest_wait: Duration,
     /// How many waits the server serves at once; 20,000 by default.
     pub waits: usize,
+    /// How many nodes all waits together may follow, whether or not they exist; 20,000 by default.
+    pub followed_nodes: usize,
     /// How many snapshots and checks the server serves at once; 1,000 by default.
     pub looks: usize,
     /// How many snapshots and checks of one node it serves at once; 16 by default.
@@ -52,6 +58,7 @@ impl Default for Limits {
         Self {
             longest_wait: Duration::from_secs(600),
             waits: 20_000,
+            followed_nodes: 20_000,
             looks: 1_000,
             looks_per_node: 16,
             connections: 1_000,
@@ -69,6 +76,8 @@ pub struct Readiness {
     waits: Arc<Semaphore>,
     looks: Arc<Semaphore>,
     looks_per_node: Quota<NodeName>,
+    /// Held while a wait begins to follow its nodes: they are counted before.
+    following: Mutex<()>,
     drain: Drain,
 }
 
@@ -81,6 +90,7 @@ impl Readiness {
             waits: Arc::new(Semaphore::new(limits.waits.min(Semaphore::MAX_PERMITS))),
             looks: Arc::new(Semaphore::new(limits.looks.min(Semaphore::MAX_PERMITS))),
             looks_per_node: Quota::new(limits.looks_per_node),
+            following: Mutex::default(),
             limits,
             drain,
         }
@@ -106,6 +116,18 @@ impl Readiness {
         Arc::clone(to)
             .try_acquire_owned()
             .map_err(|_| status::full(what, limit))
+    }
+
+    /// Starts a wait, if there is room for its nodes.
+    fn follow(&self, identity: &Identity, wait: WaitRequest) -> Result<Wait, Status> {
+        let limit = self.limits.followed_nodes;
+        let following = self.following.lock();
+        if self.monitor.followed_with(identity, &wait.nodes) > limit {
+            return Err(status::full("nodes in waits", limit));
+        }
+        let wait = self.monitor.wait(identity, wait);
+        drop(following);
+        Ok(wait)
     }
 
     /// Runs a snapshot or a check within the caller's deadline.
@@ -203,7 +225,7 @@ impl ReadinessService for Readiness {
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
         let limit = wait.limit.unwrap_or(longest);
         http2_stream::end_at(Some(Instant::now() + limit + self.limits.unread));
-        let wait = self.monitor.wait(&identity(&request), wait);
+        let wait = self.follow(&identity(&request), wait)?;
         Ok(Response::new(messages(wait, self.drain.clone(), permit)))
     }
 

@@ -1,7 +1,7 @@
 //! The links to all nodes. Each link is kept for the next query for a while, and then closed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -15,7 +15,7 @@ use super::{LinkChoice, Target, gate::ExecGate, node::NodeLink};
 use crate::{
     container::{Container, ContainerId},
     engine::ContainerEngine,
-    environment::{Environment, Task},
+    environment::{Environment, Task, after},
     systemd::signals::SignalCounter,
 };
 
@@ -44,6 +44,8 @@ struct Pool {
 #[derive(Default)]
 struct Kept {
     links: HashMap<ContainerId, Entry>,
+    /// The links that nobody uses, by since when.
+    idle: BTreeSet<(Instant, ContainerId)>,
     /// Closes links that have been idle for long enough. It runs while any link is idle.
     closer: Option<Task>,
 }
@@ -98,8 +100,12 @@ impl Links {
     pub(crate) fn lease(&self, container: &Container) -> Lease {
         let pool = &self.0;
         let mut kept = pool.kept();
-        let entry = kept.links.entry(container.id.clone());
+        let Kept { links, idle, .. } = &mut *kept;
+        let entry = links.entry(container.id.clone());
         let entry = entry.or_insert_with(|| pool.entry(container));
+        if entry.users == 0 {
+            idle.remove(&(entry.idle_since, container.id.clone()));
+        }
         if !entry.container.is_same_run(container) || entry.container.pid != container.pid {
             *entry = pool.entry(container);
         }
@@ -160,13 +166,12 @@ impl Pool {
         if entry.users > 0 {
             return;
         }
-        let idle = kept.links.iter().filter(|(_, entry)| entry.users == 0);
-        if idle.clone().count() > IDLE {
-            let longest = idle.min_by_key(|(_, entry)| entry.idle_since);
-            if let Some(id) = longest.map(|(id, _)| id.clone()) {
-                tracing::debug!(container = %id, "too many links are idle: the one idle longest is closed");
-                kept.links.remove(&id);
-            }
+        kept.idle.insert((now, id.clone()));
+        if kept.idle.len() > IDLE
+            && let Some((_, id)) = kept.idle.pop_first()
+        {
+            tracing::debug!(container = %id, "too many links are idle: the one idle longest is closed");
+            kept.links.remove(&id);
         }
         if kept.closer.is_none() {
             let pool = Arc::downgrade(self);
@@ -182,10 +187,16 @@ impl Pool {
     fn close_idle(&self) -> Option<Instant> {
         let now = self.environment.now();
         let mut kept = self.kept();
-        kept.links
-            .retain(|_, entry| entry.users > 0 || now < entry.idle_since + self.keep);
-        let idle = kept.links.values().filter(|entry| entry.users == 0);
-        let next = idle.map(|entry| entry.idle_since + self.keep).min();
+        let mut next = None;
+        while let Some((since, id)) = kept.idle.pop_first() {
+            let end = after(since, self.keep);
+            if end > now {
+                kept.idle.insert((since, id));
+                next = Some(end);
+                break;
+            }
+            kept.links.remove(&id);
+        }
         if next.is_none() {
             // The task ends by itself; dropping its handle is the last thing that it does.
             kept.closer = None;

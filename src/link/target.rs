@@ -115,13 +115,17 @@ pub(in crate::link) mod tests {
 
     use super::*;
     use crate::container::{ContainerId, Network, State};
-    use crate::engine::{Exec, RunningExec};
+    use crate::engine::{Exec, ListedContainer, RunningExec};
 
     /// An engine that receives no calls.
     pub(in crate::link) struct Silent;
 
     #[async_trait]
     impl ContainerEngine for Silent {
+        async fn list(&self, _: Instant) -> Result<Vec<ListedContainer>, EngineError> {
+            unreachable!()
+        }
+
         async fn inspect(&self, _: &str, _: Instant) -> Result<Option<Container>, EngineError> {
             unreachable!()
         }

@@ -30,7 +30,7 @@ use crate::{
     environment::{Environment, after},
     event::{ContainerEvent, NodeIndex},
     node::Identity,
-    watcher::{NodeStatus, ProbeSet, Watchers},
+    watcher::{Caller, NodeStatus, ProbeSet, Watchers},
 };
 
 /// What somebody else than the engine tells of containers.
@@ -67,9 +67,10 @@ impl Driver {
             Duration::ZERO => POLL_INTERVAL,
             interval => interval,
         };
+        let caller = Caller::new(identity, &environment);
         let follow = |target: &WaitTarget| {
             let probes = ProbeSet::wait(target.role, request.probes.clone());
-            let watcher = watchers.follow(identity, &target.node, probes, interval);
+            let watcher = watchers.follow(&caller, &target.node, probes, interval);
             WaitNode::new(target.node.clone(), watcher)
         };
         let nodes = request.nodes.iter().map(follow).collect();

@@ -34,7 +34,7 @@ use crate::{
     node::{Identity, LabelKeys, NodeName, Role, Visibility},
     probe::{Probe, ProbeError, Service},
     report::{ProbeReport, ProbeResult},
-    watcher::{Context, EvaluatedProbe, Evaluation, OneShot, ProbeSet, Span, Watchers},
+    watcher::{Caller, Context, EvaluatedProbe, Evaluation, OneShot, ProbeSet, Span, Watchers},
 };
 
 /// How long a check may take, unless who asks says otherwise.
@@ -163,18 +163,26 @@ impl Monitor {
         options: Options,
         environment: Environment,
     ) -> Self {
-        let context = Arc::new(Context {
+        let context = Arc::new(Context::new(
             engine,
             links,
             environment,
-            labels: options.labels,
-            visibility: options.visibility,
-            journal: options.journal,
-        });
+            options.labels,
+            options.visibility,
+            options.journal,
+        ));
         Self {
             watchers: Watchers::new(Arc::clone(&context), options.events, options.linger),
             context,
         }
+    }
+
+    /// Returns how many nodes would be followed if these were, too. A node is followed while a wait
+    /// names it, and for a while after the last one.
+    #[must_use]
+    pub fn followed_with(&self, identity: &Identity, nodes: &[WaitTarget]) -> usize {
+        let names = nodes.iter().map(|target| &target.node);
+        self.watchers.followed_with(identity, names)
     }
 
     /// What the monitor takes from the world around it.
@@ -195,9 +203,10 @@ impl Monitor {
     ) -> Result<Snapshot, MonitorError> {
         let environment = &self.context.environment;
         let limit = || environment.now() + CHECK_LIMIT;
-        let (container, span) = self.container(identity, node, limit()).await?;
+        let caller = Caller::new(identity, environment);
+        let (container, span) = self.container(&caller, node, limit()).await?;
         let set = ProbeSet::snapshot(role);
-        let mut look = OneShot::new(&self.context, identity, node, container, span, set);
+        let mut look = OneShot::new(&self.context, &caller, node, container, span, set);
         let looking = tracing::debug_span!("snapshot", %node);
         let Evaluation { role, reports, .. } = look.run(limit).instrument(looking).await;
         let probes = reports.into_iter().map(|report| self.report(node, report));
@@ -233,9 +242,10 @@ impl Monitor {
         limit: Duration,
     ) -> Result<ProbeReport, MonitorError> {
         let by = after(self.context.environment.now(), limit);
-        let (container, span) = self.container(identity, node, by).await?;
+        let caller = Caller::new(identity, &self.context.environment);
+        let (container, span) = self.container(&caller, node, by).await?;
         let set = ProbeSet::check(role, probe.clone());
-        let mut look = OneShot::new(&self.context, identity, node, container, span, set);
+        let mut look = OneShot::new(&self.context, &caller, node, container, span, set);
         let looking = tracing::debug_span!("check", %node, probe = probe.name());
         let mut evaluation = look.run(|| by).instrument(looking.clone()).await;
         // Without time for a second look, what has failed is no more than failed.
@@ -316,12 +326,12 @@ impl Monitor {
     /// The container, and when it was inspected.
     async fn container(
         &self,
-        identity: &Identity,
+        caller: &Caller,
         node: &NodeName,
         by: Instant,
     ) -> Result<(Container, Span), MonitorError> {
-        let asked = self.context.environment.now();
-        match self.context.container(identity, node, by).await {
+        let (asked, found) = self.context.container(caller, node, by).await;
+        match found {
             Ok(Some(container)) => {
                 let span = Span::new(asked, self.context.environment.now());
                 Ok((container, span))

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     clients::Clients,
-    context::{Context, NodeKey},
+    context::{Caller, Context},
     feed::Subscription,
     plan::Plan,
     probe_set::SetId,
@@ -15,7 +15,7 @@ use super::{
     queries::Queries,
     state::{Command, Input, NodeState},
 };
-use crate::environment::after;
+use crate::{environment::after, node::NodeName};
 
 /// Lets the node go, unless somebody has come for it; true if it did.
 pub(super) type Release = Box<dyn Fn() -> bool + Send>;
@@ -38,7 +38,8 @@ pub(super) struct NodeActor {
 impl NodeActor {
     pub(super) fn new(
         context: Arc<Context>,
-        key: NodeKey,
+        caller: Caller,
+        node: NodeName,
         clients: Arc<Clients>,
         events: Subscription,
         linger: Duration,
@@ -46,13 +47,14 @@ impl NodeActor {
     ) -> Self {
         let environment = &context.environment;
         let state = NodeState::new(
-            key.node.clone(),
+            node.clone(),
             context.labels.clone(),
             context.journal,
             environment.seed(),
             environment.now(),
         );
-        let queries = Queries::new(Arc::clone(&context), key, Arc::clone(&clients.inbox));
+        let inbox = Arc::clone(&clients.inbox);
+        let queries = Queries::new(Arc::clone(&context), caller, node, inbox);
         Self {
             context,
             clients,
@@ -134,6 +136,7 @@ impl NodeActor {
         let now = self.now();
         let evaluations = self.state.evaluate_all(now);
         let Plan { commands, wake } = self.state.plan(&evaluations, now);
+        self.events.note_absent(self.state.is_absent());
         for (id, evaluation) in evaluations {
             let (facts, wall) = (self.state.facts(), self.context.environment.wall());
             if let Some(publisher) = self.publishers.get_mut(&id)

@@ -114,6 +114,12 @@ impl Clients {
         }
     }
 
+    /// Has another actor take over, which knows nothing yet.
+    pub(super) fn resume(&self) {
+        self.inbox.clients_changed();
+        self.inbox.events_missed();
+    }
+
     /// All probe sets that somebody wants.
     pub(super) fn wanted(&self) -> Vec<WantedSet> {
         let sets = self.sets();

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::schedule::ENGINE_CALLS;
 use crate::{
     container::Container,
     engine::{ContainerEngine, EngineError},
     environment::Environment,
+    fair::{CallerId, FairBudget},
     link::Links,
     node::{Identity, LabelKeys, NodeName, Visibility},
 };
@@ -19,9 +21,28 @@ pub(super) struct NodeKey {
     pub(super) node: NodeName,
 }
 
+/// For whom calls are made: what it may see, and whose turn it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
+    id: CallerId,
+}
+
+impl Caller {
+    /// Another caller than all others, though its identity may be the same: a wait, say.
+    pub(crate) fn new(identity: &Identity, environment: &Environment) -> Self {
+        Self {
+            identity: identity.clone(),
+            id: CallerId::new(environment.seed()),
+        }
+    }
+}
+
 /// What all nodes share.
 pub(crate) struct Context {
     pub(crate) engine: Arc<dyn ContainerEngine>,
+    /// How many inspections there may be at once.
+    calls: FairBudget,
     pub(crate) links: Links,
     pub(crate) environment: Environment,
     pub(crate) labels: LabelKeys,
@@ -31,17 +52,48 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The container that the name means, if there is one that the identity may look at.
+    pub(crate) fn new(
+        engine: Arc<dyn ContainerEngine>,
+        links: Links,
+        environment: Environment,
+        labels: LabelKeys,
+        visibility: Visibility,
+        journal: bool,
+    ) -> Self {
+        Self {
+            engine,
+            calls: FairBudget::new(ENGINE_CALLS),
+            links,
+            environment,
+            labels,
+            visibility,
+            journal,
+        }
+    }
+
+    /// The container that the name means, if there is one that the caller may look at; and when it was
+    /// asked for, which may be later than now: many wait for their turn.
     pub(crate) async fn container(
         &self,
-        identity: &Identity,
+        caller: &Caller,
         node: &NodeName,
         by: Instant,
-    ) -> Result<Option<Container>, EngineError> {
-        let found = self.engine.inspect(node.as_str(), by).await?;
-        Ok(found.filter(|container| {
+    ) -> (Instant, Result<Option<Container>, EngineError>) {
+        let _permit = tokio::select! {
+            biased;
+            permit = self.calls.permit(caller.id) => permit,
+            () = self.environment.sleep_until(by) => {
+                let action = format!("inspecting container {node}: readyd has too many calls to make");
+                let late = EngineError::TimedOut { action, limit: None };
+                return (self.environment.now(), Err(late));
+            }
+        };
+        let asked = self.environment.now();
+        let found = self.engine.inspect(node.as_str(), by).await;
+        let visible = |container: &Container| {
             node.names(&container.id.0, &container.name)
-                && self.visibility.allows(identity, &container.labels)
-        }))
+                && self.visibility.allows(&caller.identity, &container.labels)
+        };
+        (asked, found.map(|found| found.filter(visible)))
     }
 }

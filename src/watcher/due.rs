@@ -16,8 +16,13 @@ use crate::{
 };
 
 impl NodeState {
-    /// When the container has to be inspected again though no event tells of it.
-    pub(super) fn container_due(&self) -> Instant {
+    /// When the container has to be inspected again though no event tells of it. One that does not exist
+    /// need not be, while events are live: they tell when it comes, and one list backs them up for all
+    /// such containers.
+    pub(super) fn container_due(&self) -> Option<Instant> {
+        if self.is_absent() && self.container_events_live() {
+            return None;
+        }
         let span = self.container.span();
         let container = match self.container.value() {
             Some(Ok(Some(container))) => Some(container),
@@ -38,7 +43,7 @@ impl NodeState {
         let back = container.and_then(|container| self.engine_return(container));
         let comes = |at: &Instant| span.asked < *at;
         let soonest = earlier(back.filter(comes), confirmed.filter(comes));
-        soonest.map_or(due, |soonest| due.min(soonest))
+        Some(soonest.map_or(due, |soonest| due.min(soonest)))
     }
 
     /// When systemd has to be asked again for a probe though nothing is signalled.

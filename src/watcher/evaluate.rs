@@ -158,11 +158,17 @@ impl<'a> Evaluator<'a> {
         let missing = container::missing(&self.state.node, self.state.last_seen.is_some());
         let settled = self.by_engine(missing);
         self.builder.push(settled);
-        let due = self.state.container_due();
-        self.needs.due.push((Subject::Container, due));
+        self.container_due();
         let mut evaluation = self.finish(Progress::Blocked, None);
         evaluation.is_absent = true;
         evaluation
+    }
+
+    fn container_due(&mut self) {
+        let due = self.state.container_due();
+        self.needs
+            .due
+            .extend(due.map(|due| (Subject::Container, due)));
     }
 
     fn present_container(&mut self, container: &Container) {
@@ -181,8 +187,7 @@ impl<'a> Evaluator<'a> {
             }
         };
         self.builder = ReportBuilder::new(self.set.probes(self.role));
-        let due = self.state.container_due();
-        self.needs.due.push((Subject::Container, due));
+        self.container_due();
         let standing = self.standing(container, bad_role);
         self.run_probes(&standing);
     }

@@ -22,10 +22,10 @@ use std::{
 use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 
-use super::schedule::EVENTS_BACKOFF;
+use super::schedule::{EVENTS_BACKOFF, RESYNC};
 use crate::{
     container::ContainerId,
-    engine::{CALL_LIMIT, ContainerEngine, EventStream},
+    engine::{CALL_LIMIT, ContainerEngine, EventStream, ListedContainer},
     environment::{Environment, Task},
     event::{Action, ContainerEvent, NodeIndex},
     inbox::Inbox,
@@ -53,16 +53,23 @@ struct Hub {
 
 #[derive(Default)]
 struct Readers {
-    nodes: NodeIndex<Arc<Inbox>>,
+    nodes: NodeIndex<Arc<Reader>>,
     /// Reads for as long as there are readers.
     task: Option<Task>,
+}
+
+/// Somebody who follows a node.
+struct Reader {
+    inbox: Arc<Inbox>,
+    /// Whether the last look found no such container. Then only events tell that it has come.
+    is_absent: AtomicBool,
 }
 
 /// One node's share in the events; ends when this is dropped.
 pub(super) struct Subscription {
     hub: Arc<Hub>,
     node: NodeName,
-    inbox: Arc<Inbox>,
+    reader: Arc<Reader>,
 }
 
 impl Feed {
@@ -85,7 +92,11 @@ impl Feed {
     pub(super) fn subscribe(&self, node: NodeName, inbox: Arc<Inbox>) -> Subscription {
         let hub = &self.0;
         let mut readers = hub.readers();
-        readers.nodes.insert(node.clone(), Arc::clone(&inbox));
+        let reader = Arc::new(Reader {
+            inbox,
+            is_absent: AtomicBool::new(false),
+        });
+        readers.nodes.insert(node.clone(), Arc::clone(&reader));
         if hub.wanted && readers.task.is_none() {
             let reading = Arc::clone(hub);
             let read = async move { reading.read().await };
@@ -94,7 +105,7 @@ impl Feed {
         Subscription {
             hub: Arc::clone(hub),
             node,
-            inbox,
+            reader,
         }
     }
 }
@@ -103,6 +114,11 @@ impl Subscription {
     /// Whether whatever happens is told. It is for as long as nothing else is: losing it is told.
     pub(super) fn is_live(&self) -> bool {
         self.hub.live.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether there is no such container.
+    pub(super) fn note_absent(&self, is_absent: bool) {
+        self.reader.is_absent.store(is_absent, Ordering::Relaxed);
     }
 
     /// Something was seen that should have been told: the events are subscribed to anew.
@@ -114,7 +130,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut readers = self.hub.readers();
-        let is_it = |inbox: &Arc<Inbox>| Arc::ptr_eq(inbox, &self.inbox);
+        let is_it = |reader: &Arc<Reader>| Arc::ptr_eq(reader, &self.reader);
         readers.nodes.remove(&self.node, is_it);
         if readers.nodes.is_empty() {
             readers.task = None;
@@ -155,10 +171,13 @@ impl Hub {
 
     /// Passes events on, until there may have been some that did not come.
     async fn follow(&self, mut events: EventStream, recent: &mut Recent) {
+        let backup = self.look_for_absent();
+        tokio::pin!(backup);
         loop {
             let event = tokio::select! {
                 biased;
                 event = events.next() => event,
+                () = &mut backup => continue,
                 () = self.distrusted.notified() => {
                     tracing::warn!("an engine's events have told less than was seen: subscribing anew");
                     return;
@@ -182,16 +201,51 @@ impl Hub {
         }
     }
 
+    /// Backs the events up for containers that do not exist, with one list for all of them: an event
+    /// may have been lost without a word.
+    async fn look_for_absent(&self) {
+        loop {
+            self.environment
+                .sleep(self.environment.jitter(RESYNC))
+                .await;
+            if !self
+                .readers()
+                .nodes
+                .values()
+                .any(|reader| reader.is_absent.load(Ordering::Relaxed))
+            {
+                continue;
+            }
+            match self.engine.list(self.environment.now() + CALL_LIMIT).await {
+                Ok(listed) => {
+                    let readers = self.readers();
+                    for ListedContainer { id, name } in &listed {
+                        for reader in readers.nodes.of(id, name) {
+                            if reader.is_absent.load(Ordering::Relaxed) {
+                                tracing::debug!(
+                                    container = name,
+                                    "it has come, which no event told"
+                                );
+                                reader.inbox.events_missed();
+                            }
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "no list of the containers"),
+            }
+        }
+    }
+
     fn deliver(&self, event: &ContainerEvent) {
         tracing::debug!(container = %event.id, name = event.name, action = %event.action, "event");
-        for inbox in self.readers().nodes.about(event) {
-            inbox.container_event(event.action);
+        for reader in self.readers().nodes.about(event) {
+            reader.inbox.container_event(event.action);
         }
     }
 
     fn everyone_looks(&self) {
-        for inbox in self.readers().nodes.values() {
-            inbox.events_missed();
+        for reader in self.readers().nodes.values() {
+            reader.inbox.events_missed();
         }
     }
 

@@ -61,7 +61,7 @@ mod status;
 mod tests;
 
 pub(crate) use cached::Freshness;
-pub(crate) use context::Context;
+pub(crate) use context::{Caller, Context};
 pub(crate) use evaluation::Evaluation;
 pub(crate) use one_shot::OneShot;
 pub(crate) use probe_set::ProbeSet;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    context::Context,
+    context::{Caller, Context},
     evaluate::evaluate,
     evaluation::Evaluation,
     found::Found,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     container::{Container, State},
     engine::EngineError,
-    node::{Identity, NodeName},
+    node::NodeName,
     probe::{Method, Outcome, Probe, ProbeKind, Shortcut},
     unit::UnitQuestion,
 };
@@ -27,7 +27,7 @@ use crate::{
 /// One look at one node.
 pub(crate) struct OneShot {
     context: Arc<Context>,
-    identity: Identity,
+    caller: Caller,
     set: ProbeSet,
     state: NodeState,
     session: NodeSession,
@@ -42,7 +42,7 @@ impl OneShot {
     /// Starts a look at a container that was inspected then.
     pub(crate) fn new(
         context: &Arc<Context>,
-        identity: &Identity,
+        caller: &Caller,
         node: &NodeName,
         container: Container,
         inspected: Span,
@@ -50,7 +50,7 @@ impl OneShot {
     ) -> Self {
         let session = NodeSession::new(
             Arc::clone(context),
-            identity.clone(),
+            caller.clone(),
             node.clone(),
             container.clone(),
         );
@@ -82,7 +82,7 @@ impl OneShot {
         let early = (set.mode == Mode::Snapshot).then(|| known.into_iter().next());
         Self {
             context: Arc::clone(context),
-            identity: identity.clone(),
+            caller: caller.clone(),
             set,
             state,
             session,
@@ -123,15 +123,11 @@ impl OneShot {
         if self.session.container.state == State::Running {
             self.query_systemd(limit()).await;
         } else {
-            let asked = environment.now();
             let node = &self.session.node;
-            let found = self
-                .context
-                .container(&self.identity, node, limit())
-                .await?;
+            let (asked, found) = self.context.container(&self.caller, node, limit()).await;
             let span = Span::new(asked, self.now());
             self.state
-                .handle(Input::Inspected(Ok(found), span), span.answered);
+                .handle(Input::Inspected(Ok(found?), span), span.answered);
         }
         Ok(self.run(limit).await)
     }

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
-    context::{Context, NodeKey},
+    context::{Caller, Context},
     schedule::QUERY_LIMIT,
     session::NodeSession,
     span::Span,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     container::Container,
     inbox::Inbox,
+    node::NodeName,
     probe::Probe,
     unit::{Unit, UnitQuestion},
 };
@@ -26,7 +27,8 @@ type Query = BoxFuture<'static, Input>;
 /// each probe at most.
 pub(super) struct Queries {
     context: Arc<Context>,
-    key: NodeKey,
+    caller: Caller,
+    node: NodeName,
     inbox: Arc<Inbox>,
     session: Option<Arc<NodeSession>>,
     inspection: Option<Query>,
@@ -35,10 +37,16 @@ pub(super) struct Queries {
 }
 
 impl Queries {
-    pub(super) fn new(context: Arc<Context>, key: NodeKey, inbox: Arc<Inbox>) -> Self {
+    pub(super) fn new(
+        context: Arc<Context>,
+        caller: Caller,
+        node: NodeName,
+        inbox: Arc<Inbox>,
+    ) -> Self {
         Self {
             context,
-            key,
+            caller,
+            node,
             inbox,
             session: None,
             inspection: None,
@@ -60,8 +68,8 @@ impl Queries {
     }
 
     pub(super) fn start_session(&mut self, container: Container) {
-        let NodeKey { identity, node } = self.key.clone();
-        let session = NodeSession::new(Arc::clone(&self.context), identity, node, container);
+        let (context, caller) = (Arc::clone(&self.context), self.caller.clone());
+        let session = NodeSession::new(context, caller, self.node.clone(), container);
         self.session = Some(Arc::new(session));
     }
 
@@ -87,11 +95,11 @@ impl Queries {
 
     pub(super) fn inspect(&mut self, now: Instant) {
         let context = Arc::clone(&self.context);
-        let NodeKey { identity, node } = self.key.clone();
+        let (caller, node) = (self.caller.clone(), self.node.clone());
         self.inspection = Some(Box::pin(async move {
             let by = now + QUERY_LIMIT;
-            let inspected = context.container(&identity, &node, by).await;
-            Input::Inspected(inspected, Span::new(now, context.environment.now()))
+            let (asked, inspected) = context.container(&caller, &node, by).await;
+            Input::Inspected(inspected, Span::new(asked, context.environment.now()))
         }));
     }
 

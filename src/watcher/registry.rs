@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -16,9 +16,10 @@ use super::{
     actor::{NodeActor, Release},
     cached::Freshness,
     clients::{ClientGuard, Clients},
-    context::{Context, NodeKey},
+    context::{Caller, Context, NodeKey},
     feed::Feed,
     probe_set::ProbeSet,
+    schedule::AFTER_A_PANIC,
     status::NodeStatus,
 };
 use crate::{
@@ -71,21 +72,21 @@ impl Watchers {
     /// Follows a node for a client that polls it at that interval, where it has to be polled.
     pub(crate) fn follow(
         &self,
-        identity: &Identity,
+        caller: &Caller,
         node: &NodeName,
         probes: ProbeSet,
         interval: Duration,
     ) -> Watcher {
         let registry = &self.0;
         let key = NodeKey {
-            identity: identity.clone(),
+            identity: caller.identity.clone(),
             node: node.clone(),
         };
         // Held until the client has joined: an actor ends only under this lock, and never with clients.
         let mut nodes = registry.nodes();
         let entry = nodes
             .entry(key.clone())
-            .or_insert_with(|| registry.start(key));
+            .or_insert_with(|| registry.start(key, caller));
         tracing::debug!(%node, ?interval, "a client comes");
         let environment = &registry.context.environment;
         let (client, statuses) = entry.clients.join(probes, interval, environment);
@@ -97,49 +98,44 @@ impl Watchers {
     }
 }
 
-impl Registry {
-    fn start(self: &Arc<Self>, key: NodeKey) -> Entry {
-        let clients = Arc::new(Clients::new());
-        let events = self
-            .feed
-            .subscribe(key.node.clone(), Arc::clone(&clients.inbox));
-        let span = tracing::debug_span!("node", node = %key.node);
-        let actor = NodeActor::new(
-            Arc::clone(&self.context),
-            key.clone(),
-            Arc::clone(&clients),
-            events,
-            self.linger,
-            self.release(&key, &clients),
-        );
-        let run = {
-            let (registry, clients) = (Arc::downgrade(self), Arc::clone(&clients));
-            async move {
-                if AssertUnwindSafe(actor.run()).catch_unwind().await.is_err() {
-                    tracing::error!("following has ended in a panic, which is a fault of readyd");
-                    // A fault of ours must not leave anybody waiting for nothing.
-                    clients.abandon();
-                    if let Some(registry) = registry.upgrade() {
-                        registry.forget(&key, &clients);
-                    }
-                }
-            }
+impl Watchers {
+    /// How many nodes would be followed, if these were as well.
+    pub(crate) fn followed_with<'a>(
+        &self,
+        identity: &Identity,
+        nodes: impl IntoIterator<Item = &'a NodeName>,
+    ) -> usize {
+        let followed = self.0.nodes();
+        let is_new = |node: &&NodeName| {
+            let key = NodeKey {
+                identity: identity.clone(),
+                node: (*node).clone(),
+            };
+            !followed.contains_key(&key)
         };
+        followed.len() + nodes.into_iter().filter(is_new).count()
+    }
+}
+
+impl Registry {
+    fn start(self: &Arc<Self>, key: NodeKey, caller: &Caller) -> Entry {
+        let clients = Arc::new(Clients::new());
+        let span = tracing::debug_span!("node", node = %key.node);
+        let following = Following {
+            context: Arc::clone(&self.context),
+            feed: self.feed.clone(),
+            linger: self.linger,
+            caller: caller.clone(),
+            key,
+            clients: Arc::clone(&clients),
+            registry: Arc::downgrade(self),
+        };
+        let run = async move { following.run().await };
         let actor = self.context.environment.spawn(run.instrument(span));
         Entry {
             clients,
             _actor: actor,
         }
-    }
-
-    /// Lets an actor end by itself, without keeping the registry.
-    fn release(self: &Arc<Self>, key: &NodeKey, clients: &Arc<Clients>) -> Release {
-        let (registry, key) = (Arc::downgrade(self), key.clone());
-        let clients = Arc::clone(clients);
-        Box::new(move || {
-            let registry = registry.upgrade();
-            registry.is_none_or(|registry| registry.remove(&key, &clients))
-        })
     }
 
     /// Lets a node go, unless somebody has come for it.
@@ -153,11 +149,6 @@ impl Registry {
         true
     }
 
-    /// Lets a node go whose actor has ended: whoever comes next begins anew.
-    fn forget(&self, key: &NodeKey, clients: &Arc<Clients>) {
-        take_out(&mut self.nodes(), key, clients);
-    }
-
     fn nodes(&self) -> MutexGuard<'_, HashMap<NodeKey, Entry>> {
         // A std lock: it is never held across an await.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,6 +160,61 @@ fn take_out(nodes: &mut HashMap<NodeKey, Entry>, key: &NodeKey, clients: &Arc<Cl
     let is_theirs = |entry: &Entry| Arc::ptr_eq(&entry.clients, clients);
     if nodes.get(key).is_some_and(is_theirs) {
         nodes.remove(key);
+    }
+}
+
+/// What an actor is made of.
+struct Following {
+    context: Arc<Context>,
+    feed: Feed,
+    linger: Duration,
+    caller: Caller,
+    key: NodeKey,
+    clients: Arc<Clients>,
+    registry: Weak<Registry>,
+}
+
+impl Following {
+    /// Follows the node until its last client has gone, also after a fault of readyd's own: that must
+    /// leave nobody waiting for nothing.
+    async fn run(self) {
+        let environment = self.context.environment.clone();
+        loop {
+            let actor = self.actor();
+            if AssertUnwindSafe(actor.run()).catch_unwind().await.is_ok() {
+                return;
+            }
+            tracing::error!(
+                "following has ended in a panic, which is a fault of readyd: it begins anew"
+            );
+            self.clients.abandon();
+            environment.sleep(AFTER_A_PANIC).await;
+            self.clients.resume();
+        }
+    }
+
+    fn actor(&self) -> NodeActor {
+        let NodeKey { node, .. } = &self.key;
+        let inbox = Arc::clone(&self.clients.inbox);
+        NodeActor::new(
+            Arc::clone(&self.context),
+            self.caller.clone(),
+            node.clone(),
+            Arc::clone(&self.clients),
+            self.feed.subscribe(node.clone(), inbox),
+            self.linger,
+            self.release(),
+        )
+    }
+
+    /// Lets an actor end by itself, without keeping the registry.
+    fn release(&self) -> Release {
+        let registry = Weak::clone(&self.registry);
+        let (key, clients) = (self.key.clone(), Arc::clone(&self.clients));
+        Box::new(move || {
+            let registry = registry.upgrade();
+            registry.is_none_or(|registry| registry.remove(&key, &clients))
+        })
     }
 }
 

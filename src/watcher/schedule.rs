@@ -62,9 +62,17 @@ pub(super) const STILL_RUNNING: Duration = Duration::from_millis(500);
 /// end.
 pub(super) const ENGINE_LAG: Duration = Duration::from_millis(500);
 
+/// The wait before a node is followed anew whose actor has ended in a panic: what made it panic may still
+/// be there.
+pub(super) const AFTER_A_PANIC: Duration = Duration::from_secs(1);
+
 /// The wait before a lost event stream is subscribed to again: at first, and at most.
 pub(super) const EVENTS_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How many inspections may be under way at once. An engine answers some hundreds in a second; more of
+/// them at once would only wait there, and in its own order.
+pub(super) const ENGINE_CALLS: usize = 16;
 
 /// How many queries may follow events at once, and how soon there may be another.
 const BURST: u32 = 16;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     confirm::Confirmations,
-    context::Context,
+    context::{Caller, Context},
     probe_set::Mode,
     schedule::{ENGINE_LAG, STILL_RUNNING},
     span::Span,
@@ -24,7 +24,7 @@ use crate::{
     engine::{CALL_LIMIT, EngineError},
     inbox::Inbox,
     link::{HOST, Lease, LinkError, Reply, Support},
-    node::{Identity, NodeName},
+    node::NodeName,
     probe::{
         Ask, Custom, Finding, Method, Outcome, Probe, ProbeError, ProbeKind, Shortcut, Understood,
         container,
@@ -41,7 +41,7 @@ pub(crate) const ENGINE: &str = "engine";
 /// A run of a node's container, and the way into it.
 pub(crate) struct NodeSession {
     pub(super) context: Arc<Context>,
-    pub(super) identity: Identity,
+    caller: Caller,
     pub(super) node: NodeName,
     pub(super) container: Container,
     link: Lease,
@@ -101,14 +101,14 @@ impl From<EngineError> for QueryError {
 impl NodeSession {
     pub(super) fn new(
         context: Arc<Context>,
-        identity: Identity,
+        caller: Caller,
         node: NodeName,
         container: Container,
     ) -> Self {
         Self {
             link: context.links.lease(&container),
             context,
-            identity,
+            caller,
             node,
             container,
         }
@@ -343,7 +343,8 @@ impl NodeSession {
     }
 
     async fn inspect(&self, by: Instant) -> Result<Option<Container>, EngineError> {
-        self.context.container(&self.identity, &self.node, by).await
+        let (_, found) = self.context.container(&self.caller, &self.node, by).await;
+        found
     }
 
     /// What has become of the run that was asked, unless it still is the same and runs.

@@ -283,6 +283,11 @@ impl NodeState {
         }
     }
 
+    /// Whether the last look found no such container.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.container.value(), Some(Ok(None)))
+    }
+
     /// Whether whatever has happened to the container since it was asked for has been told.
     pub(super) fn container_events_live(&self) -> bool {
         self.engine.events_live_at_inspection && self.engine.events_live

@@ -37,6 +37,12 @@ async fn inspected(engine: &impl ContainerEngine, name: &str) -> Container {
     found.unwrap_or_else(|| panic!("{name} is not there"))
 }
 
+async fn is_listed(engine: &impl ContainerEngine, container: &Container) -> bool {
+    let listed = engine.list(soon()).await.unwrap();
+    let mut listed = listed.iter();
+    listed.any(|listed| listed.id == container.id && listed.name == container.name)
+}
+
 /// An inspection tells which container it is, which run of it, and how it is.
 pub async fn inspection(engine: &impl ContainerEngine, world: &impl World, name: &str) {
     assert_eq!(engine.inspect(name, soon()).await.unwrap(), None);
@@ -46,11 +52,13 @@ pub async fn inspection(engine: &impl ContainerEngine, world: &impl World, name:
     assert_eq!(created.id.0.len(), 64);
     assert_eq!(created.labels["conforms"], "yes");
     assert_eq!(
-        (created.state, created.network),
-        (State::Created, Network::Own)
+        (&created.state, &created.network),
+        (&State::Created, &Network::Own)
     );
     assert!(!created.restarts && created.pid.is_none() && created.started_at.is_none());
 
+    // A list shows it in whatever state it is.
+    assert!(is_listed(engine, &created).await);
     world.start(name);
     let first = inspected(engine, name).await;
     assert_eq!(first.state, State::Running);
@@ -82,7 +90,9 @@ pub async fn inspection(engine: &impl ContainerEngine, world: &impl World, name:
         }
     );
     assert!(ended.is_same_run(&second), "its end belongs to it");
+    assert!(is_listed(engine, &ended).await);
     world.remove(name);
+    assert!(!is_listed(engine, &ended).await);
     assert_eq!(engine.inspect(name, soon()).await.unwrap(), None);
 
     world.create(name, &["--restart=always", "--network=host"]);

@@ -9,16 +9,19 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use readyd::container::{Container, ContainerId, Network, State};
 use readyd::engine::{
-    CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, Exec, ExecOutput, ExecStreams,
-    RunningExec,
+    CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, EventStream, Exec, ExecOutput,
+    ExecStreams, ListedContainer, RunningExec,
 };
+use readyd::event::{Action, ContainerEvent};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// A unit of a fake node: its states, its type, and its pid.
 #[derive(Debug, Clone)]
@@ -106,6 +109,14 @@ struct World {
     /// The containers whose inspection never gets an answer.
     hung: Vec<String>,
     inspections: usize,
+    lists: usize,
+    /// How long an inspection takes.
+    inspection: Duration,
+    /// Whether there are events. Without them, containers are polled.
+    has_events: bool,
+    subscribers: Vec<mpsc::UnboundedSender<Result<ContainerEvent, EngineError>>>,
+    /// The containers whose next inspection panics.
+    cursed: Vec<String>,
     /// How often a port's greeting was read.
     greetings: usize,
 }
@@ -191,6 +202,40 @@ impl FakeEngine {
         self.world().greetings
     }
 
+    /// Has the engine tell what happens, where a test says that it does.
+    pub fn with_events(self) -> Self {
+        self.world().has_events = true;
+        self
+    }
+
+    /// Tells an event of a node.
+    pub fn tell(&self, name: &str, action: Action) {
+        let event = ContainerEvent {
+            id: ContainerId(id_of(name)),
+            name: name.to_owned(),
+            former_name: None,
+            action,
+            at: None,
+        };
+        let mut world = self.world();
+        world
+            .subscribers
+            .retain(|subscriber| subscriber.send(Ok(event.clone())).is_ok());
+    }
+
+    /// Makes the next inspection of a container panic, as a fault of readyd's own would.
+    pub fn curse(&self, name: &str) {
+        self.world().cursed.push(name.to_owned());
+    }
+
+    pub fn set_inspection(&self, takes: Duration) {
+        self.world().inspection = takes;
+    }
+
+    pub fn lists(&self) -> usize {
+        self.world().lists
+    }
+
     pub fn inspections(&self) -> usize {
         self.world().inspections
     }
@@ -214,6 +259,11 @@ impl ContainerEngine for FakeEngine {
         let hangs = {
             let mut world = self.world();
             world.inspections += 1;
+            if let Some(index) = world.cursed.iter().position(|cursed| cursed == name) {
+                world.cursed.remove(index);
+                drop(world);
+                panic!("{name} is cursed");
+            }
             world.hung.iter().any(|hung| hung == name)
         };
         if hangs {
@@ -225,12 +275,42 @@ impl ContainerEngine for FakeEngine {
                 limit: (start + CALL_LIMIT <= by).then_some(CALL_LIMIT),
             });
         }
+        let takes = self.world().inspection;
+        sleep(takes).await;
         self.reachable(&action)?;
         let world = self.world();
         // Docker finds a container by its name, or else by any prefix of its id.
         let by_name = world.nodes.get(name);
         let found = by_name.or_else(|| world.by_id(name));
         Ok(found.map(|node| node.container.clone()))
+    }
+
+    async fn list(&self, _by: Instant) -> Result<Vec<ListedContainer>, EngineError> {
+        self.reachable("listing the containers")?;
+        let mut world = self.world();
+        world.lists += 1;
+        let listed = world.nodes.values().map(|node| ListedContainer {
+            id: node.container.id.clone(),
+            name: node.container.name.clone(),
+        });
+        Ok(listed.collect())
+    }
+
+    async fn events(
+        &self,
+        _since: Option<SystemTime>,
+        _by: Instant,
+    ) -> Result<EventStream, EngineError> {
+        let mut world = self.world();
+        if !world.has_events {
+            return Err(EngineError::Refused {
+                action: "subscribing to events".to_owned(),
+                message: "this fake has none".to_owned(),
+            });
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        world.subscribers.push(sender);
+        Ok(Box::pin(UnboundedReceiverStream::new(receiver)))
     }
 
     async fn processes(&self, _id: &ContainerId, _by: Instant) -> Result<usize, EngineError> {

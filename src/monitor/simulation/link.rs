@@ -39,6 +39,22 @@ impl ContainerEngine for Sim {
         }
     }
 
+    async fn list(&self, _: Instant) -> Result<Vec<ListedContainer>, EngineError> {
+        let latency = self.world().latency;
+        sleep(self.some(latency)).await;
+        let world = self.world();
+        if world.outage {
+            return Err(unreachable("listing the containers".to_owned()));
+        }
+        let listed = world.nodes.iter().filter_map(|(name, node)| {
+            Some(ListedContainer {
+                id: node.container.as_ref()?.id.clone(),
+                name: name.clone(),
+            })
+        });
+        Ok(listed.collect())
+    }
+
     async fn processes(&self, _: &ContainerId, _: Instant) -> Result<usize, EngineError> {
         Ok(2)
     }

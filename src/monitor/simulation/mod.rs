@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     container::{Container, ContainerId, Network, State},
-    engine::{ContainerEngine, EngineError, EventStream, Exec, RunningExec},
+    engine::{ContainerEngine, EngineError, EventStream, Exec, ListedContainer, RunningExec},
     environment::{Clock, Environment, Spawner, Task, TaskFuture},
     event::{Action, ContainerEvent},
     inbox::Inbox,
