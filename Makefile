@@ -26,11 +26,11 @@ test: engine image
 # time.
 every-test: export RUST_TEST_THREADS ?= 6
 every-test:
-	cargo test --locked --lib --bins --tests --examples
+	cargo test --locked --no-fail-fast --lib --bins --tests --examples
 	cargo test --locked --doc
 
 bench: engine image
-	cargo bench --locked --bench nodes --bench waits
+	cargo bench --locked --bench nodes --bench waits --bench many
 
 engine:
 	$(NODES)/engine

@@ -126,7 +126,9 @@ async fn a_container_that_comes_pauses_and_goes_on_is_told(
     pause(&name);
     let paused = until(&mut wait, "is paused").await;
     assert_eq!(paused.trigger, Trigger::ContainerEvent);
-    assert_eq!(&*paused.trigger_detail, "pause");
+    // On a busy machine, the look that the start has caused may find it before its own event comes.
+    let event = &*paused.trigger_detail;
+    assert!(["pause", "start"].contains(&event), "{event}");
     let resumed = Instant::now();
     docker(&["unpause", &name]);
     let result = result(wait).await;
