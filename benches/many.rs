@@ -94,7 +94,7 @@ async fn wait_for(count: usize) -> (Duration, Duration, Duration) {
     let result = wait.result().await.unwrap();
     let ready = change.elapsed();
     assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
-    (told, cpu() - used, ready)
+    (told, cpu().saturating_sub(used), ready)
 }
 
 async fn nodes_of_a_wait() {
@@ -197,7 +197,7 @@ async fn beside_made_up_names() {
         let used = serve.cpu();
         let window = Duration::from_secs(35);
         sleep(window).await;
-        let share = (serve.cpu() - used).as_secs_f64() / window.as_secs_f64();
+        let share = serve.cpu().saturating_sub(used).as_secs_f64() / window.as_secs_f64();
         println!("  {:<28} {:.1} % of a core", "settled", 100.0 * share);
         let settled = snapshots(&mut client, &node.0, Duration::from_secs(3)).await;
         show("settled", &settled, &serve);

@@ -157,11 +157,9 @@ mod tests {
         drop(waiting.remove(1));
         drop(held);
         drop(waiting.remove(0));
-        let mut got = Vec::new();
-        while let Some(turn) = waiting.pop() {
-            got.push(turn.await);
-            got.truncate(0);
-        }
+        // Each is dropped as soon as it is there.
+        let turns = waiting.into_iter().map(|turn| async { drop(turn.await) });
+        futures_util::future::join_all(turns).await;
         let state = budget.state();
         assert_eq!(
             (state.free, state.waiting.len(), state.turns.len()),

@@ -18,6 +18,8 @@ pub(crate) enum Question {
 pub(crate) struct PortQuestion {
     pub(crate) port: u16,
     pub(crate) expects: Expects,
+    /// How long the port is left alone after it was read; zero if that does not matter.
+    pub(crate) pause: Duration,
 }
 
 /// The behaviour that is expected of a port.

@@ -1010,7 +1010,7 @@ async fn a_slow_reader_gets_the_newest_state_and_delays_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
+async fn a_banner_stands_for_two_seconds_unless_its_unit_changes() {
     let fake = FakeEngine::new([FakeNode::ready("n", None)]);
     let monitor = monitor(&fake);
     fake.set_unit("n", "munge.service", "inactive", "dead");
@@ -1032,9 +1032,9 @@ async fn a_banner_counts_again_for_a_second_unless_its_unit_changes() {
         }
     };
     assert_eq!(failing(&mut wait).await, "munge");
-    sleep(3000 * MS).await;
+    sleep(7000 * MS).await;
     let greetings = fake.greetings();
-    assert!((3..=5).contains(&greetings), "{greetings} in three seconds");
+    assert!((3..=4).contains(&greetings), "{greetings} in seven seconds");
 
     // The cached banner is new enough to count, but its unit has changed since.
     sleep(200 * MS).await;
@@ -1166,4 +1166,51 @@ async fn stable_for_counts_from_ones_own_first_look_though_others_look_on() {
     assert_eq!(result.verdict, Verdict::Ready);
     assert!(result.elapsed >= 3000 * MS, "{:?}", result.elapsed);
     drop(other);
+}
+
+/// sshd shuts out whoever connects too often.
+#[tokio::test(start_paused = true)]
+async fn a_banner_is_read_once_in_two_seconds_whoever_asks() {
+    let fake = FakeEngine::new([FakeNode::ready("n", None)]);
+    let monitor = monitor(&fake);
+    let check = async || {
+        let (node, sshd) = (name("n"), probe("sshd"));
+        let report = monitor.check(&ME, &node, &sshd, None, CHECK_LIMIT);
+        report.await.unwrap()
+    };
+    let first = check().await;
+    sleep(1500 * MS).await;
+    let second = check().await;
+    assert!(second.result.is_passed());
+    assert_eq!(fake.greetings(), 1);
+    // Its time is that of the reading. The wall clock runs by itself here.
+    let apart = second.since.duration_since(first.since).unwrap_or_default();
+    assert!(apart < 1000 * MS, "{apart:?}");
+    sleep(600 * MS).await;
+    check().await;
+    assert_eq!(fake.greetings(), 2);
+
+    // The daemon of another start has not been asked yet.
+    fake.change("n", |node| {
+        let unit = node.units.get_mut("ssh.service").unwrap();
+        (unit.pid, unit.changed, unit.age) = (8, 2, Some(10 * MS));
+    });
+    check().await;
+    assert_eq!(fake.greetings(), 3);
+
+    // Outside a unit a banner does not stand, and is polled all the same no more often.
+    fake.change("n", |node| {
+        node.units.remove("ssh.service");
+    });
+    let wait = WaitRequest {
+        probes: vec![probe("sshd"), probe("munge")],
+        poll_interval: 10 * MS,
+        limit: Some(20_000 * MS),
+        ..request(&["n"])
+    };
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let (_, result) = told(monitor.wait(&ME, wait)).await;
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    assert!(fake.greetings() <= 3 + 11, "{}", fake.greetings());
+    assert!(fake.greetings() >= 3 + 5, "{}", fake.greetings());
 }

@@ -37,7 +37,7 @@ const BOLLARD_TIMEOUT: u64 = 120;
 
 /// How many idle connections to an engine are kept, and for how long.
 const IDLE: usize = 16;
-const KEEP: Duration = Duration::from_secs(10);
+const KEEP: Duration = Duration::from_secs(5);
 
 /// The API version that readyd uses until the engine has reported its own: that of Docker 25. It
 /// plays no part in the query for the version, which every engine answers.

@@ -20,6 +20,7 @@ mod bus;
 mod command;
 mod exec;
 mod gate;
+mod greetings;
 #[cfg(target_os = "linux")]
 mod host;
 mod journal;
@@ -34,6 +35,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+pub(crate) use greetings::{Greeting, Wanted};
 pub(crate) use node::Support;
 pub(crate) use pool::{Lease, Links};
 

@@ -18,10 +18,13 @@ use tokio::time::Instant;
 
 #[cfg(target_os = "linux")]
 use super::host::{HostLink, Threads};
-use super::{Link, LinkChoice, LinkError, Reply, Target, bridge::BridgeLink, exec::ExecLink};
+use super::{
+    Greeting, Link, LinkChoice, LinkError, Reply, Target, Wanted, bridge::BridgeLink,
+    exec::ExecLink,
+};
 use crate::{
     inbox::Inbox,
-    question::{Answer, Question},
+    question::{Answer, PortQuestion, Question},
     unit::{SystemdState, UnitQuestion},
 };
 
@@ -109,6 +112,41 @@ impl NodeLink {
     pub(crate) async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
         self.asked(move |link| async move { link.ask(question, by).await })
             .await
+    }
+
+    /// Queries a port that must not be read often.
+    pub(crate) async fn greeting(
+        &self,
+        question: PortQuestion,
+        wanted: Wanted<'_>,
+        by: Instant,
+    ) -> Option<Greeting> {
+        let Target {
+            greetings,
+            environment,
+            container,
+            ..
+        } = &self.target;
+        let asked = Question::Port(question);
+        let read = || self.ask(&asked, by);
+        let greeting =
+            greetings.greeting(container.run(), question.port, wanted, environment, read);
+        tokio::select! {
+            biased;
+            greeting = greeting => Some(greeting),
+            () = environment.sleep_until(by) => None,
+        }
+    }
+
+    /// Whether that port was read only just now.
+    pub(crate) fn is_spared(&self, question: PortQuestion) -> bool {
+        let Target {
+            greetings,
+            environment,
+            container,
+            ..
+        } = &self.target;
+        greetings.is_spared(&container.run(), question.port, environment.now())
     }
 
     /// Whether the node is known to understand this query.

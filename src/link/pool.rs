@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 #[cfg(target_os = "linux")]
 use super::host::Threads;
-use super::{LinkChoice, Target, gate::ExecGate, node::NodeLink};
+use super::{LinkChoice, Target, gate::ExecGate, greetings::Greetings, node::NodeLink};
 use crate::{
     container::{Container, ContainerId},
     engine::ContainerEngine,
@@ -33,6 +33,7 @@ struct Pool {
     choice: LinkChoice,
     /// How long an idle link is kept.
     keep: Duration,
+    greetings: Arc<Greetings>,
     signals: SignalCounter,
     #[cfg(target_os = "linux")]
     threads: Arc<Threads>,
@@ -77,6 +78,7 @@ impl Links {
             environment,
             choice,
             keep,
+            greetings: Arc::default(),
             signals: SignalCounter::default(),
             #[cfg(target_os = "linux")]
             threads: Arc::default(),
@@ -131,6 +133,7 @@ impl Pool {
             gate: Arc::clone(&self.gate),
             environment: self.environment.clone(),
             container: container.clone(),
+            greetings: Arc::clone(&self.greetings),
             signals: self.signals.clone(),
             up: Arc::default(),
         };

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     LinkError,
     gate::{ExecGate, Pass, Refused},
+    greetings::Greetings,
 };
 use crate::{
     container::Container,
@@ -32,6 +33,7 @@ pub(crate) struct Target {
     pub(super) gate: Arc<ExecGate>,
     pub(super) environment: Environment,
     pub(super) container: Container,
+    pub(super) greetings: Arc<Greetings>,
     /// Numbers the signals of all nodes.
     pub(super) signals: SignalCounter,
     /// Whether systemd was seen to be up in this run. It stays true, because systemd starts once in
@@ -164,6 +166,7 @@ pub(in crate::link) mod tests {
             gate: Arc::new(ExecGate::new(environment.clone())),
             environment,
             container: container(n, 1),
+            greetings: Arc::default(),
             signals: SignalCounter::default(),
             up: Arc::default(),
         }

@@ -349,7 +349,11 @@ impl Monitor {
                 Err(could_not_tell(node, &report.probe, error))
             }
             ProbeResult::Looked(_) | ProbeResult::Skipped(_) => {
-                Ok(report.into_report(self.context.environment.wall()))
+                // What somebody else was told just before has been so since then.
+                let environment = &self.context.environment;
+                let answered = report.found.span.map(|span| span.answered);
+                let age = answered.map(|answered| environment.now() - answered);
+                Ok(report.into_report(environment.wall() - age.unwrap_or_default()))
             }
         }
     }

@@ -32,7 +32,10 @@ pub(crate) use systemd::judge as judge_systemd;
 pub(crate) use table::{Ask, Method, Row, Shortcut, Understood};
 pub(crate) use unit_active::{find as find_unit, judge as judge_unit};
 
-use crate::node::{NodeName, Role};
+use crate::{
+    node::{NodeName, Role},
+    question::{PortQuestion, Question},
+};
 use table::TABLE;
 
 /// A named check of one condition of a node: built in, or the library user's own.
@@ -169,6 +172,17 @@ impl Probe {
     pub(crate) fn stands_with_its_unit(&self) -> bool {
         let answer = matches!(self.kind(), ProbeKind::Builtin(Method::Answer(..)));
         answer && !self.unit_names().is_empty()
+    }
+
+    /// Returns the question of this probe to a port that must not be asked often, if it has one.
+    pub(crate) fn sparing(&self) -> Option<(&'static Ask, PortQuestion)> {
+        let ProbeKind::Builtin(Method::Answer(_, ask)) = self.kind() else {
+            return None;
+        };
+        match ask.question {
+            Question::Port(port) if !port.pause.is_zero() => Some((ask, port)),
+            _ => None,
+        }
     }
 
     /// Returns the name of the pending query, as a reason contains it while there is no reply yet.

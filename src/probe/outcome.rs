@@ -1,6 +1,6 @@
 //! The outcomes of probes, and the findings that need a second look.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{
     container::Run,
@@ -127,6 +127,18 @@ impl UnitProof {
             main_pid: unit.main_pid,
             changed: unit.changed,
         }
+    }
+}
+
+impl fmt::Display for UnitProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            unit,
+            invocation,
+            main_pid,
+            changed,
+        } = self;
+        write!(f, "{unit} {invocation} {main_pid} {changed}")
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) const ASK: Ask = Ask {
                 within: Duration::from_millis(500),
                 cap: 4 * 1024,
             },
+            pause: Duration::ZERO,
         },
         judge: judge_readyz,
     }),

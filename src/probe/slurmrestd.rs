@@ -1,5 +1,7 @@
 //! The probe `slurmrestd`: the unit is active, and its port accepts connections.
 
+use std::time::Duration;
+
 use super::{Ask, Finding};
 use crate::question::{Answer, Expects, PortQuestion, Question};
 
@@ -10,6 +12,7 @@ pub(super) const ASK: Ask = Ask {
     question: Question::Port(PortQuestion {
         port: PORT,
         expects: Expects::Connection,
+        pause: Duration::ZERO,
     }),
     judge,
     alone: false,

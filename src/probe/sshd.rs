@@ -8,6 +8,13 @@ use crate::question::{Answer, Expects, GreetingEnd, PortQuestion, Question};
 /// The start of an identification string (RFC 4253, section 4.2). Other lines may come before it.
 const PREFIX: &str = "SSH-";
 
+/// For how long a banner is not read again.
+///
+/// sshd 9.8 and later adds a second of penalty for each connection that never logs in, and shuts an
+/// address out from fifteen on; a second takes one away (`PerSourcePenalties` in `sshd_config(5)`). Once
+/// in two seconds never adds up.
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
+
 pub(super) const ASK: Ask = Ask {
     question: Question::Port(PortQuestion {
         port: 22,
@@ -17,6 +24,7 @@ pub(super) const ASK: Ask = Ask {
             within: Duration::from_secs(1),
             cap: 8 * 1024,
         },
+        pause: PAUSE,
     }),
     judge,
     alone: true,

@@ -160,8 +160,9 @@ impl NodeActor {
             Command::DistrustEvents => self.events.distrust(),
             Command::Inspect => self.queries.inspect(now),
             Command::QuerySystemd(question) => self.queries.query_systemd(question, now),
-            Command::QueryProbe(probe, query, unit) => {
-                self.queries.query_probe(probe, query, unit, now);
+            Command::QueryProbe(probe, query, unit, newer_than) => {
+                self.queries
+                    .query_probe(probe, query, unit, newer_than, now);
             }
         }
     }

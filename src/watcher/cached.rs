@@ -94,6 +94,11 @@ impl<T> Cached<T> {
         self.value.is_none() || !self.is_valid() || self.refresh != Refresh::No
     }
 
+    /// Whether a client wants it anew.
+    pub(super) fn is_requested(&self) -> bool {
+        self.refresh == Refresh::Requested
+    }
+
     pub(super) fn is_in_flight(&self) -> bool {
         self.query.is_some()
     }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{
     cached::Cached,
     probe_set::Mode,
-    schedule::{ENGINE_RETURN, RESYNC, banner_interval, earlier},
+    schedule::{ENGINE_RETURN, RESYNC, earlier},
     session::{ENGINE, SystemdReply},
     state::{Answer, EngineBack, NodeState},
 };
@@ -78,12 +78,13 @@ impl NodeState {
         let poll = self.poll();
         let systemd = self.systemd.value();
         let subscribed = systemd.is_some_and(SystemdReply::is_subscribed);
-        match (stops, stands_with_unit) {
+        let due = match (stops, stands_with_unit) {
             (true, _) => Some(self.retry_at(&answer.cached)),
             (false, true) if subscribed => None,
-            (false, true) => Some(after(answered, banner_interval(poll))),
-            (false, false) => Some(after(answered, poll)),
-        }
+            (false, _) => Some(after(answered, poll)),
+        };
+        let again = answer.cached.value().and_then(|reply| reply.again);
+        due.map(|due| again.map_or(due, |again| due.max(again)))
     }
 
     /// When something is asked for again that no event tells of.

@@ -318,7 +318,9 @@ impl<'a> Evaluator<'a> {
             if cached.needs_query() {
                 self.needs.probes.push(probe.clone());
             }
-            stands_with_unit = passes && probe.stands_with_its_unit() && unit.is_some();
+            // One that a wait wants anew stands no longer: it is as old as it is.
+            let stands = probe.stands_with_its_unit() && !cached.is_requested();
+            stands_with_unit = passes && stands && unit.is_some();
             if !stands_with_unit {
                 self.basis.include(cached.span());
                 self.basis.answers.push((probe.key(), probe.clone()));

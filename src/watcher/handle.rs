@@ -9,6 +9,7 @@ use super::{
     clients::WantedSet,
     interpret::unit_behind,
     prompt::Prompt,
+    schedule::BANNER_AGES,
     session::{ProbeReply, QueryError, SystemdReply},
     span::Span,
     state::{Command, EngineBack, Input, Inspected, LastSeen, NodeState},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     container::{Container, State},
     engine::EngineError,
-    environment::jitter,
+    environment::{after, jitter},
     inbox::{ContainerChange, Pending},
     probe::{Probe, ProbeKey, UnitProof, container, judge_unit},
     unit::Unit,
@@ -73,17 +74,19 @@ impl NodeState {
             self.systemd.invalidate_value(prompt.as_ref());
         }
         if refresh {
-            self.refresh();
+            self.refresh(now);
         }
     }
 
-    /// Everything is asked for once more, but for banners that stand: sshd shuts out who reads its
-    /// banner too often.
-    fn refresh(&mut self) {
+    /// Everything is asked for once more, but for banners that stand and are not old: sshd shuts out who
+    /// reads its banner too often.
+    fn refresh(&mut self, now: Instant) {
         self.container.refresh();
         self.systemd.refresh();
         for answer in self.answers.values_mut() {
-            if !(answer.probe.stands_with_its_unit() && answer.unit.is_some()) {
+            let stands = answer.probe.stands_with_its_unit() && answer.unit.is_some();
+            let is_old = after(answer.cached.span().answered, BANNER_AGES) < now;
+            if !stands || is_old {
                 answer.cached.refresh();
             }
         }

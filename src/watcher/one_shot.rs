@@ -153,9 +153,15 @@ impl OneShot {
     }
 
     async fn query_probe(&mut self, probe: &Probe, by: Instant) {
+        // What somebody else was answered counts, if it was by the same start of the daemon.
+        if self.session.is_spared(probe) && self.state.unit_of(probe).is_none() {
+            self.question.units.extend(probe.unit_names());
+            self.question.proofs.extend(probe.unit_names());
+            self.query_systemd(by).await;
+        }
         tracing::debug!(probe = probe.name(), asks = probe.asks(), "query");
         let unit = self.state.unit_of(probe).cloned();
-        let reply = self.session.probe(probe, unit.as_ref(), by).await;
+        let reply = self.session.probe(probe, unit.as_ref(), None, by).await;
         self.take(probe, reply);
     }
 

@@ -70,7 +70,9 @@ impl NodeState {
             }
         }
         for probe in needs.probes {
-            if !self.must_queue() {
+            if let Some(again) = self.again_at(&probe).filter(|again| *again > now) {
+                wake = earlier(wake, Some(again));
+            } else if !self.must_queue() {
                 commands.extend(self.start_probe(&probe, now));
             }
         }
@@ -147,9 +149,22 @@ impl NodeState {
         if !self.in_session {
             return None;
         }
+        let known = self.answers.get(&probe.key());
+        let known = known.filter(|answer| answer.cached.value().is_some());
+        let newer_than = known.map(|answer| answer.cached.span().asked);
         let query = self.start_query(probe, now)?;
         let unit = self.unit_of(probe).cloned();
-        Some(Command::QueryProbe(probe.clone(), query, unit))
+        let probe = probe.clone();
+        Some(Command::QueryProbe(probe, query, unit, newer_than))
+    }
+
+    /// When a probe's own query may be run again; `None` if at any time. The daemon of another start has
+    /// not been asked yet.
+    fn again_at(&self, probe: &Probe) -> Option<Instant> {
+        let answer = self.answers.get(&probe.key())?;
+        let is_same = unit_behind(probe, self.systemd.value()) == answer.unit;
+        let again = answer.cached.value()?.again;
+        again.filter(|_| is_same)
     }
 
     /// Notes that a probe's query is in flight, and gives its number; none if one already is.

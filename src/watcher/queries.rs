@@ -119,6 +119,7 @@ impl Queries {
         probe: Probe,
         query: u64,
         unit: Option<Unit>,
+        newer_than: Option<Instant>,
         now: Instant,
     ) {
         let Some(session) = self.session.clone() else {
@@ -126,7 +127,7 @@ impl Queries {
         };
         self.probes.push(Box::pin(async move {
             let by = now + QUERY_LIMIT;
-            let reply = session.probe(&probe, unit.as_ref(), by).await;
+            let reply = session.probe(&probe, unit.as_ref(), newer_than, by).await;
             Input::Probe(probe.key(), query, reply)
         }));
     }

@@ -35,11 +35,8 @@ pub(super) fn fresh(slowest: Duration) -> Duration {
     FRESH.max(3 * slowest)
 }
 
-/// For how long a banner stands while its unit is unchanged, where changes are not signalled.
-///
-/// sshd shuts out who reads its banner more often than once in a second and never logs in
-/// (`sshd_config(5)`, `PerSourcePenalties`).
-const BANNER_STANDS: Duration = Duration::from_secs(1);
+/// How old a banner may be for a wait that begins. Nothing tells when sshd no longer answers.
+pub(super) const BANNER_AGES: Duration = Duration::from_secs(10);
 
 /// How soon what no event tells is asked for again, at first.
 const EAGER: Duration = Duration::from_millis(10);
@@ -87,11 +84,6 @@ pub(super) fn retry(span: Span, quiet_since: Instant, poll: Duration, jitter: f6
     // What is further away than a day is as good as never, and overflows no clock.
     let delay = delay.min(Duration::from_secs(24 * 60 * 60));
     span.answered + delay.mul_f64(jitter)
-}
-
-/// When a banner is read again where nothing tells that its unit has changed.
-pub(super) fn banner_interval(poll: Duration) -> Duration {
-    poll.max(BANNER_STANDS)
 }
 
 /// The pace at which events are followed by queries: however many events there are, asking is not all
@@ -184,11 +176,5 @@ mod tests {
     fn what_counts_as_fresh_grows_with_what_a_query_takes() {
         assert_eq!(fresh(10 * MS), FRESH);
         assert_eq!(fresh(1500 * MS), 4500 * MS);
-    }
-
-    #[test]
-    fn a_banner_is_read_at_most_once_a_second_whatever_the_poll_interval() {
-        assert_eq!(banner_interval(10 * MS), Duration::from_secs(1));
-        assert_eq!(banner_interval(60_000 * MS), Duration::from_secs(60));
     }
 }

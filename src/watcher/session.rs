@@ -23,11 +23,11 @@ use crate::{
     container::Container,
     engine::{CALL_LIMIT, EngineError},
     inbox::Inbox,
-    link::{HOST, Lease, LinkError, Reply, Support},
+    link::{HOST, Lease, LinkError, Reply, Support, Wanted},
     node::NodeName,
     probe::{
         Ask, Custom, Finding, Method, Outcome, Probe, ProbeError, ProbeKind, Shortcut, Understood,
-        container,
+        UnitProof, container,
     },
     question::{Answer, PortQuestion, Question},
     report::ProbeResult,
@@ -68,6 +68,8 @@ pub(super) struct ProbeReply {
     pub(super) via: &'static str,
     pub(super) result: Result<Finding, QueryError>,
     pub(super) span: Span,
+    /// When it may be asked for again; `None` if at any time.
+    pub(super) again: Option<Instant>,
 }
 
 /// Why there is no reply.
@@ -129,13 +131,20 @@ impl NodeSession {
     }
 
     /// Runs a probe's own query: its question, or the shortcut that stands in for it, or the custom
-    /// check. The unit is the one behind the question, if there is one.
+    /// check. The unit is the one behind the question, if there is one. Where the question must not be
+    /// asked often, what was answered to somebody else counts if it was asked later than `newer_than`.
     pub(super) async fn probe(
         &self,
         probe: &Probe,
         unit: Option<&Unit>,
+        newer_than: Option<Instant>,
         by: Instant,
     ) -> ProbeReply {
+        if let Some((ask, port)) = probe.sparing()
+            && self.shared_network(&ask.question).is_none()
+        {
+            return self.greeting(ask, port, unit, newer_than, by).await;
+        }
         let start = self.now();
         let (via, result) = match probe.kind() {
             ProbeKind::Builtin(Method::UnitAndAnswer(_, ask) | Method::Answer(_, ask)) => {
@@ -149,8 +158,64 @@ impl NodeSession {
             }
             ProbeKind::Custom(custom) => ("", self.check(probe, custom).await),
         };
-        let span = Span::new(start, self.now());
-        ProbeReply { via, result, span }
+        ProbeReply {
+            via,
+            result,
+            span: Span::new(start, self.now()),
+            again: None,
+        }
+    }
+
+    /// Whether the probe's question was asked only just now, so that it is spared.
+    pub(super) fn is_spared(&self, probe: &Probe) -> bool {
+        let sparing = probe.sparing();
+        sparing.is_some_and(|(_, port)| self.link.is_spared(port))
+    }
+
+    async fn greeting(
+        &self,
+        ask: &Ask,
+        port: PortQuestion,
+        unit: Option<&Unit>,
+        newer_than: Option<Instant>,
+        by: Instant,
+    ) -> ProbeReply {
+        let start = self.now();
+        let unit = unit.filter(|unit| unit.exists());
+        let proof = unit.map(UnitProof::of);
+        let age = unit.and_then(|unit| unit.age);
+        let wanted = Wanted {
+            start: &proof.map_or_else(String::new, |proof| proof.to_string()),
+            since: age.and_then(|age| start.checked_sub(age)),
+            newer_than,
+            pause: port.pause,
+        };
+        let reading = async {
+            let Some(greeting) = self.link.greeting(port, wanted, by).await else {
+                let (what, limit) = (port.to_string(), None);
+                let result = Err(LinkError::Slow { what, limit });
+                return Reply { via: "", result };
+            };
+            let span = Span::new(greeting.asked, greeting.answered);
+            let Reply { via, result } = greeting.reply;
+            let result = result.map(|answer| ((ask.judge)(&answer), span, greeting.again));
+            Reply { via, result }
+        };
+        let (via, result) = self.guarded(reading, by).await;
+        match result {
+            Ok((finding, span, again)) => ProbeReply {
+                via,
+                result: Ok(finding),
+                span,
+                again,
+            },
+            Err(error) => ProbeReply {
+                via,
+                result: Err(error),
+                span: Span::new(start, self.now()),
+                again: None,
+            },
+        }
     }
 
     async fn check(&self, probe: &Probe, custom: &Custom) -> Result<Finding, QueryError> {
@@ -186,6 +251,7 @@ impl NodeSession {
                 via,
                 result: Ok(finding),
                 span: Span::new(start, self.now()),
+                again: None,
             }),
             Understood::Perhaps | Understood::No => None,
         }

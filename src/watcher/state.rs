@@ -76,8 +76,9 @@ pub(super) enum Command {
     DistrustEvents,
     Inspect,
     QuerySystemd(UnitQuestion),
-    /// Run a probe's own query, which has that number; with the unit behind it, if there is one.
-    QueryProbe(Probe, u64, Option<Unit>),
+    /// Run a probe's own query, which has that number; with the unit behind it, if there is one, and
+    /// when what is known was asked for.
+    QueryProbe(Probe, u64, Option<Unit>, Option<Instant>),
 }
 
 impl fmt::Display for Input {

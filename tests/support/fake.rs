@@ -32,6 +32,8 @@ pub struct FakeUnit {
     pub pid: u32,
     /// The time of the unit's last change in microseconds: a new number for each change.
     pub changed: u64,
+    /// For how long it has been active, if the node tells.
+    pub age: Option<Duration>,
 }
 
 impl FakeUnit {
@@ -42,6 +44,7 @@ impl FakeUnit {
             kind,
             pid: 7,
             changed: 1,
+            age: None,
         }
     }
 }
@@ -79,7 +82,13 @@ impl FakeNode {
             },
             system: "running",
             units: [
-                ("ssh.service", active("notify")),
+                (
+                    "ssh.service",
+                    FakeUnit {
+                        age: Some(Duration::from_secs(60)),
+                        ..active("notify")
+                    },
+                ),
                 ("munge.service", active("forking")),
                 ("slurmctld.service", active("notify")),
                 ("slurmd.service", active("notify")),
@@ -397,12 +406,15 @@ impl RunningExec for FakeExec {
 
 /// Returns what the script of a look prints on this node. The last arguments of the script are the
 /// units.
+/// How long a fake node has been up, in seconds.
+const UPTIME: u64 = 1000;
+
 fn systemctl(node: &FakeNode, argv: &[String]) -> String {
     let units = argv
         .iter()
         .skip_while(|word| *word != "yes" && *word != "no")
         .skip(1);
-    let mut printed = format!("system {}\n", node.system);
+    let mut printed = format!("uptime {UPTIME}.00\nsystem {}\n", node.system);
     for name in units {
         let block = match node.units.get(name.as_str()) {
             None => format!("Id={name}\nLoadState=not-found\nActiveState=inactive\n"),
@@ -416,6 +428,14 @@ fn systemctl(node: &FakeNode, argv: &[String]) -> String {
             printed.push_str("unit ");
             printed.push_str(line);
             printed.push('\n');
+        }
+        if let Some(age) = node.units.get(name.as_str()).and_then(|unit| unit.age) {
+            let since = Duration::from_secs(UPTIME).saturating_sub(age);
+            let entered = format!("unit ActiveEnterTimestampMonotonic={}\n", since.as_micros());
+            let ticks = since.as_millis() / 10;
+            let stat =
+                format!("stat 7 (daemon) S 1 7 7 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 {ticks} 1 1\n");
+            printed.extend([entered, stat]);
         }
         printed.push_str("unit \n");
         if node

@@ -71,7 +71,7 @@ fn what_systemd_said_long_ago_is_asked_for_once_more_before_a_set_passes() {
         .answered(&sshd, query, Finding::failed("refused"));
     assert_eq!(core.turn().outcomes(), "PPF-");
     core.at(2_000);
-    let Command::QueryProbe(_, query, _) = core.turn().commands[0] else {
+    let Command::QueryProbe(_, query, ..) = core.turn().commands[0] else {
         panic!("sshd is not asked again");
     };
     core.answered(&sshd, query, Finding::passed());
@@ -199,6 +199,7 @@ fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
             via: "test",
             result: Ok(Finding::passed()),
             span: Span::new(core.now - 2 * SECOND, core.now),
+            again: None,
         },
     ));
     assert_eq!(core.turn().said(), ["query systemd: munge.service"]);

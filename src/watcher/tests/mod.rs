@@ -189,7 +189,7 @@ impl Core {
             commands.extend(self.turn().commands);
         }
         for command in commands {
-            if let Command::QueryProbe(probe, query, _) = command {
+            if let Command::QueryProbe(probe, query, ..) = command {
                 self.answered(&probe, query, Finding::passed());
             }
         }
@@ -242,6 +242,7 @@ impl Core {
             via: "test",
             result: Ok(finding),
             span,
+            again: None,
         };
         self.handle(Input::Probe(probe.key(), query, reply));
     }
@@ -303,7 +304,7 @@ impl Turn {
     /// The first query of a probe that was started, and its number.
     fn probe_query(&self) -> (Probe, u64) {
         let query = self.commands.iter().find_map(|command| match command {
-            Command::QueryProbe(probe, query, _) => Some((probe.clone(), *query)),
+            Command::QueryProbe(probe, query, ..) => Some((probe.clone(), *query)),
             _ => None,
         });
         query.unwrap_or_else(|| panic!("no probe is asked: {:?}", self.said()))
