@@ -16,14 +16,18 @@ pub(crate) struct UnitQuestion {
     pub(crate) journal: bool,
 }
 
+/// How many failed units a reply names at most: more than a reason has room for.
+pub(crate) const FAILED_UNITS: usize = 64;
+
 /// The state in one reply from systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SystemdState {
     /// The state of the system as a whole, in systemd's own word: `starting`, `running`,
     /// `degraded` and others (systemctl(1), `is-system-running`).
     pub(crate) system: String,
-    /// The failed units, if the system is degraded: the first few.
-    pub(crate) failed_units: Vec<String>,
+    /// The failed units, if the system is degraded: the first [`FAILED_UNITS`] by name; `None` if
+    /// there are too many to list.
+    pub(crate) failed_units: Option<Vec<String>>,
     /// The units of the question, by their names in it.
     pub(crate) units: BTreeMap<String, Unit>,
     /// Whether signals of every later change will reach the caller's inbox.

@@ -275,6 +275,68 @@ async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &st
     });
 }
 
+/// systemd's list of so many failed units is long, and none of them keeps the node from being ready.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_failed_units_are_named_as_far_as_they_fit(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("failures"), &[]);
+    booted(&node);
+    node.write(
+        "/run/systemd/system/fails@.service",
+        "[Service]\nExecStart=/bin/false\n[Unit]\nDescription=A unit that is there to fail, with a \
+         description that is long enough to be of some weight\n",
+    );
+    node.sh("systemctl daemon-reload");
+    let fail = |from: usize, to: usize| {
+        let units = format!("$(seq -f 'fails@%g.service' {from} {to})");
+        node.sh(&format!("systemctl start {units} 2>/dev/null"));
+        eventually("they have failed", || {
+            let failed = node.sh("systemctl list-units --state=failed --plain --no-legend | wc -l");
+            failed.parse::<usize>().unwrap() >= to
+        });
+    };
+    let looked = async |link: LinkChoice| {
+        let monitor = monitor(link);
+        let report = check(&monitor, &node.0, "systemd").await;
+        assert!(report.result.is_passed(), "{link}: {report:?}");
+        assert!(snapshot(&monitor, &node.0).await.ready, "{link}");
+        reason(&report.result).to_owned()
+    };
+    fail(1, 700);
+    for link in LinkChoice::ALL {
+        let named = looked(link).await;
+        assert!(
+            named.contains("fails@1.service, fails@10.service"),
+            "{link}: {named}"
+        );
+        assert!(named.ends_with(" and more failed"), "{link}: {named}");
+        assert!(named.matches("fails@").count() > 30, "{link}: {named}");
+    }
+    fail(701, 1100);
+    for link in LinkChoice::ALL {
+        let named = looked(link).await;
+        let expected = match link {
+            LinkChoice::Exec => named.contains("fails@1.service"),
+            _ => named == "systemd is degraded: many units failed",
+        };
+        assert!(expected, "{link}: {named}");
+    }
+    // What is of interest is named all the same.
+    node.sh("systemctl stop munge; echo short >/etc/munge/munge.key; systemctl start munge; true");
+    for link in LinkChoice::ALL {
+        let monitor = monitor(link);
+        let looked = snapshot(&monitor, &node.0).await;
+        let systemd = looked
+            .probes
+            .iter()
+            .find(|report| report.probe == "systemd");
+        let named = reason(&systemd.unwrap().result);
+        assert!(named.contains("degraded: munge.service"), "{link}: {named}");
+    }
+}
+
 /// Runs the program as a user who is not root but may use Docker.
 fn as_a_user(arguments: &[&str]) -> Output {
     // If only root has access to the build folder, other users cannot run the program there.

@@ -131,7 +131,7 @@ mod tests {
         ssh.id = "ssh.service".to_owned();
         let look = SystemdState {
             system: "running".to_owned(),
-            failed_units: vec![],
+            failed_units: None,
             subscribed: false,
             last_signal: 0,
             units: [

@@ -27,11 +27,20 @@ use super::{
 use crate::{
     inbox::Inbox,
     text::{clean, truncate},
-    unit::{SystemdState, Unit, UnitQuestion},
+    unit::{FAILED_UNITS, SystemdState, Unit, UnitQuestion},
 };
 
-/// The maximum number of failed units in a reply.
-const FAILED_UNITS: usize = 5;
+/// How many units may have failed for the list of them to be asked for. systemd lists all or none, and
+/// a list of thousands is long.
+const LISTED: u32 = 1000;
+
+/// The longest message with variants, in bytes. Parsed, it may take sixty times as much memory: a
+/// variant of a byte array has a variant for each byte.
+const VARIANTS_CAP: usize = 128 * 1024;
+
+/// How many units one connection is subscribed to. A node decides what its units' real names are, so it
+/// could add names without an end.
+const UNITS_HEARD: usize = 64;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -158,6 +167,10 @@ impl Bus {
         if heard.is_some() && new.is_empty() {
             return Ok(true);
         }
+        if heard.as_ref().map_or(0, BTreeSet::len) + new.len() > UNITS_HEARD {
+            tracing::debug!("too many names of units: they are polled");
+            return Ok(false);
+        }
         let first = heard.is_none();
         let rules = MANAGER_RULES.iter().map(|rule| (*rule).to_owned());
         let rules = rules
@@ -222,7 +235,7 @@ impl Bus {
         let failed = async {
             match system.as_str() {
                 "degraded" => self.failed_units().await,
-                _ => Ok(Vec::new()),
+                _ => Ok(Some(Vec::new())),
             }
         };
         let (units, failed_units) = join(try_join_all(units), failed).await;
@@ -253,12 +266,18 @@ impl Bus {
             .await
     }
 
-    async fn failed_units(&self) -> Result<Vec<String>, DbusError> {
+    async fn failed_units(&self) -> Result<Option<Vec<String>>, DbusError> {
+        let count = self.property(ROOT, MANAGER, "NFailedUnits").await?;
+        if u32::try_from(&*count).unwrap_or(u32::MAX) > LISTED {
+            return Ok(None);
+        }
         let rows: Vec<Row> = self
             .call(ROOT, MANAGER, "ListUnitsFiltered", &(&["failed"][..],))
             .await?;
-        let names = rows.iter().map(|row| word(&row.0));
-        Ok(names.take(FAILED_UNITS).collect())
+        let mut names: Vec<_> = rows.iter().map(|row| word(&row.0)).collect();
+        names.sort_unstable();
+        names.truncate(FAILED_UNITS);
+        Ok(Some(names))
     }
 
     /// The unit of a row, and the number of the last signal before the reply. An active unit needs
@@ -441,6 +460,11 @@ impl Bus {
             .await
             .map_err(call_error)?;
         let heard = self.listeners.heard_before(&reply);
+        let has_variants = T::SIGNATURE.to_string().contains('v');
+        if has_variants && reply.body().len() > VARIANTS_CAP {
+            let what = format!("a reply of {} bytes", reply.body().len());
+            return Err(DbusError::Garbled(what));
+        }
         let said = reply.body().deserialize::<T>();
         said.map(|said| (said, heard))
             .map_err(|error| DbusError::Garbled(error.to_string()))

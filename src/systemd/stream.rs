@@ -15,7 +15,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::Instant,
+};
 use zbus::{
     Message,
     conn::{
@@ -26,13 +29,19 @@ use zbus::{
 
 use super::signals::Listeners;
 
-/// The longest message that is read, in bytes. The parsed message may take sixty times as much
-/// memory: a variant of a byte array has a variant for each byte.
-pub(crate) const MESSAGE_CAP: usize = 128 * 1024;
+/// The longest message that is read, in bytes. A list of a thousand failed units has 250 bytes for each,
+/// and more where their descriptions are long. Every node may make readyd hold one such message.
+pub(crate) const MESSAGE_CAP: usize = 512 * 1024;
 
 /// How many bytes are read between two messages from readyd. A peer that never stops sending is cut
 /// off.
-const UNASKED_CAP: usize = 8 * MESSAGE_CAP;
+const UNASKED_CAP: usize = 4 * MESSAGE_CAP;
+
+/// How many bytes a peer may send in a microsecond in the long run, and how many at once. A storm of
+/// signals has some hundred kilobytes in a second; whoever sends more than a megabyte costs more than
+/// it tells, and is cut off.
+const RATE: usize = 1;
+const BURST: usize = 16 * MESSAGE_CAP;
 
 /// The longest line that a peer may send in reply to the handshake: `OK` and 32 hexadecimal digits.
 const LINE_CAP: usize = 256;
@@ -62,6 +71,7 @@ impl Socket for ByteStream {
             stream: Mutex::new(self.read),
             line: Some(0),
             unasked: Arc::clone(&unasked),
+            pace: Pace::default(),
             auth: self.auth,
         };
         let reader = Reader {
@@ -146,6 +156,7 @@ struct Bytes {
     line: Option<usize>,
     /// How many bytes have been read since readyd last wrote.
     unasked: Arc<AtomicUsize>,
+    pace: Pace,
     auth: AuthMechanism,
 }
 
@@ -169,7 +180,30 @@ impl ReadHalf for Bytes {
         if self.unasked.fetch_add(read, Ordering::Relaxed) > UNASKED_CAP {
             return Err(invalid("it never stops talking"));
         }
+        if !self.pace.takes(read, Instant::now()) {
+            return Err(invalid("it talks too much"));
+        }
         Ok((read, Vec::new()))
+    }
+}
+
+/// Measures how much a peer sends in the long run.
+#[derive(Debug, Default)]
+struct Pace {
+    /// What was sent beyond the rate, and when that was.
+    beyond: Option<(usize, Instant)>,
+}
+
+impl Pace {
+    /// Counts bytes; false if they are too many.
+    fn takes(&mut self, bytes: usize, now: Instant) -> bool {
+        let before = self.beyond.map_or(0, |(beyond, at)| {
+            let passed = now.saturating_duration_since(at).as_micros();
+            beyond.saturating_sub(passed as usize * RATE)
+        });
+        let beyond = before.saturating_add(bytes);
+        self.beyond = Some((beyond, now));
+        beyond <= BURST
     }
 }
 
@@ -244,6 +278,7 @@ mod tests {
             stream: Mutex::new(Box::pin(Cursor::new(bytes))),
             line,
             unasked: Arc::default(),
+            pace: Pace::default(),
             auth: AuthMechanism::External,
         };
         Reader {
@@ -266,6 +301,24 @@ mod tests {
         };
         assert_eq!(ended.to_string(), "it never stops talking");
         assert!(read > UNASKED_CAP && read <= UNASKED_CAP + MESSAGE_CAP);
+    }
+
+    #[test]
+    fn a_peer_may_talk_much_at_once_and_less_in_the_long_run() {
+        let start = Instant::now();
+        let second = std::time::Duration::from_secs(1);
+        let mut pace = Pace::default();
+        assert!(pace.takes(BURST, start));
+        assert!(!pace.takes(1, start));
+        assert!(pace.takes(500_000, start + second));
+        let mut pace = Pace::default();
+        assert!((0..1000).all(|n| pace.takes(100_000, start + second / 10 * n)));
+        // Twenty megabytes a second are cut off within a second.
+        let mut taken = 0;
+        while pace.takes(100_000, start + second / 200 * taken + 100 * second) {
+            taken += 1;
+        }
+        assert!(taken < 200, "{taken}");
     }
 
     #[tokio::test]

@@ -8,11 +8,8 @@ use std::{
 
 use crate::{
     text::{Detail, clean},
-    unit::{SystemdState, Unit},
+    unit::{FAILED_UNITS, SystemdState, Unit},
 };
-
-/// The maximum number of failed units in a reply.
-const FAILED_UNITS: usize = 5;
 
 /// A shell function that prints the end of a unit's journal. Its arguments are the unit and its
 /// main process.
@@ -58,7 +55,7 @@ IFS=' ' read -r up _ </proc/uptime && echo "uptime $up"
 system=$(systemctl is-system-running 2>&1)
 echo "system $system"
 if [ "$system" = degraded ]; then
-  systemctl list-units --state=failed --plain --no-legend --no-pager |
+  systemctl list-units --state=failed --plain --no-legend --no-pager | head -n 64 |
     while IFS=' ' read -r unit _; do echo "failed $unit"; done
 fi
 id= pid= failed=
@@ -141,7 +138,7 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, UnitMi
         .collect();
     Ok(SystemdState {
         system,
-        failed_units,
+        failed_units: Some(failed_units),
         units,
         subscribed: false,
         last_signal: 0,
@@ -296,7 +293,7 @@ unit ";
         let asked = ["slurmd.service", "munge.service", "nope.service"];
         let look = parse(BOOKWORM, &asked).unwrap();
         assert_eq!(look.system, "degraded");
-        assert_eq!(look.failed_units, ["munge.service"]);
+        assert_eq!(look.failed_units.unwrap(), ["munge.service"]);
 
         let slurmd = &look.units["slurmd.service"];
         assert!(slurmd.is_active() && !slurmd.tells());

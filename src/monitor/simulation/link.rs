@@ -171,7 +171,7 @@ impl SimLink {
         let look = self.read(&mut self.sim.world(), |now| SystemdState {
             last_signal,
             system: now.system.to_owned(),
-            failed_units: Vec::new(),
+            failed_units: None,
             units: question
                 .units
                 .iter()
