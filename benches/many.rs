@@ -155,7 +155,7 @@ fn show(what: &str, times: &[Duration], serve: &Serve) {
         ms(median(times.to_vec())),
         ms(*times.iter().max().unwrap()),
         serve.files(),
-        serve.status("VmRSS:") / 1024,
+        serve.status("VmRSS") / 1024,
     );
 }
 

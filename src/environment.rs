@@ -136,6 +136,8 @@ impl Environment {
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Task {
         let counted = Counted::new(Arc::clone(&self.tasks));
+        // A block that awaits what it has captured has room for it twice, so it captures a pointer.
+        let future = Box::pin(future);
         self.spawner.spawn(Box::pin(async move {
             let _counted = counted;
             future.await;
