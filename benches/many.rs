@@ -35,6 +35,10 @@ use tonic::Streaming;
 /// How often each number of nodes is measured.
 const REPEAT: usize = 5;
 
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
 /// How much processor time this process has used.
 fn cpu() -> Duration {
     let used = clock_gettime(ClockId::ProcessCPUTime);
@@ -168,7 +172,7 @@ async fn beside_made_up_names() {
     let mut client = Client::connect(serve.url.clone()).await.unwrap();
     let alone = snapshots(&mut client, &node.0, Duration::from_secs(3)).await;
     show("alone", &alone, &serve);
-    for round in 1..=3 {
+    for round in 1..=number("READYD_ROUNDS", 3) {
         let mut waits = Vec::new();
         for wait in 0..WAITS {
             let mut crowd = Client::connect(serve.url.clone()).await.unwrap();
@@ -195,7 +199,7 @@ async fn beside_made_up_names() {
         );
         show("while they begin", &looking.await.unwrap(), &serve);
         let used = serve.cpu();
-        let window = Duration::from_secs(35);
+        let window = Duration::from_secs(number("READYD_SETTLED", 35) as u64);
         sleep(window).await;
         let share = serve.cpu().saturating_sub(used).as_secs_f64() / window.as_secs_f64();
         println!("  {:<28} {:.1} % of a core", "settled", 100.0 * share);

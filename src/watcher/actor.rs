@@ -67,7 +67,7 @@ impl NodeActor {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         tracing::debug!("following begins");
         let environment = self.context.environment.clone();
         loop {

@@ -180,7 +180,7 @@ impl Following {
     async fn run(self) {
         let environment = self.context.environment.clone();
         loop {
-            let actor = self.actor();
+            let mut actor = self.actor();
             if AssertUnwindSafe(actor.run()).catch_unwind().await.is_ok() {
                 return;
             }
