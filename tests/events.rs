@@ -32,6 +32,7 @@ use support::{
     },
 };
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -577,7 +578,10 @@ async fn after_ten_thousand_waits_nothing_is_left() {
                 match messages.message().await {
                     Ok(Some(_)) => {}
                     Ok(None) => break true,
-                    Err(_) => break false,
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+                        break false;
+                    }
                 }
             };
             assert_eq!(ended, at % 3 == 0);

@@ -142,14 +142,18 @@ async fn a_call_whose_request_never_comes_is_reset() {
 async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
     let limits = Limits {
         waits: 1,
-        unread: 500 * MS,
+        unread: 1000 * MS,
         ..Limits::default()
     };
-    let names: Vec<_> = (0..1000).map(|n| format!("n{n}")).collect();
-    let nodes = names.iter().map(|name| FakeNode::ready(name, None));
+    let names: Vec<_> = (0..40).map(|n| format!("n{n}")).collect();
+    let nodes = names.iter().map(|name| {
+        let mut node = FakeNode::ready(name, None);
+        node.last_words = "x".repeat(8 * 1024);
+        node
+    });
     let fake = FakeEngine::new(nodes);
     for name in &names {
-        fake.set_unit(name, "munge.service", "inactive", "dead");
+        fake.set_unit(name, "munge.service", "failed", "failed");
     }
     let served = serve(&fake, limits).await;
     // What these nodes say does not fit into the stream's window.
@@ -167,7 +171,8 @@ async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
                 role: 0,
             })
             .collect(),
-        timeout: Some(Duration::from_millis(1500).try_into().unwrap()),
+        timeout: Some(Duration::from_secs(4).try_into().unwrap()),
+        failure_policy: FailurePolicy::KeepWaiting.into(),
         ..WaitReadyRequest::default()
     };
     let start = Instant::now();
@@ -181,14 +186,10 @@ async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
         }
     };
     timeout(PATIENCE, next).await.unwrap();
-    assert!(start.elapsed() >= 2000 * MS, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= 5000 * MS, "{:?}", start.elapsed());
     // Its stream has ended: what has come is there, and then an error, but never a result.
     let (reasons, result, status) = timeout(PATIENCE, read(unread.into_inner())).await.unwrap();
-    assert!(
-        reasons.len() < 1000 && result.is_none(),
-        "{}",
-        reasons.len()
-    );
+    assert!(result.is_none(), "{} {result:?}", reasons.len());
     assert!(status.is_some());
     eventually("all of them end", || served.environment.tasks() == 0).await;
 }

@@ -1214,3 +1214,31 @@ async fn a_banner_is_read_once_in_two_seconds_whoever_asks() {
     assert!(fake.greetings() <= 3 + 11, "{}", fake.greetings());
     assert!(fake.greetings() >= 3 + 5, "{}", fake.greetings());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_check_ends_in_time_though_the_engine_hangs_as_well() {
+    let mut node = FakeNode::ready("c", Some("controller"));
+    node.ping = None;
+    let fake = FakeEngine::new([node]);
+    let monitor = monitor(&fake);
+    let (node, slurmctld) = (name("c"), probe("slurmctld"));
+    let check = async || {
+        let start = Instant::now();
+        let limit = 3000 * MS;
+        let checked = monitor.check(&ME, &node, &slurmctld, None, limit).await;
+        assert!(start.elapsed() <= limit, "{:?}", start.elapsed());
+        checked
+    };
+    // Where only the node is slow, that is what the check says.
+    let slow = check().await.unwrap();
+    let reason = slow.result.reason().unwrap().as_str();
+    assert_eq!(reason, "scontrol ping has not answered in time");
+    let hanging = async {
+        sleep(1000 * MS).await;
+        fake.hang("c");
+    };
+    let (checked, ()) = tokio::join!(check(), hanging);
+    let Err(MonitorError::CouldNotTell { .. }) = checked else {
+        panic!("{checked:?}");
+    };
+}

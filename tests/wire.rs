@@ -10,7 +10,7 @@ use std::time::Duration;
 use readyd::{
     client::{
         CheckRequest, ClusterSelector, ListNodesRequest, NodeState, Outcome, SnapshotRequest,
-        Verdict, WaitReadyRequest,
+        Verdict, WaitReadyRequest, wait_ready_response::Event,
     },
     grpc::{Limits, ListenAddress},
 };
@@ -284,7 +284,15 @@ async fn one_connection_carries_a_thousand_waits() {
     let mut served = serve(&fake, Limits::default()).await;
     let mut open = Vec::new();
     for _ in 0..1000 {
-        open.push(served.client.wait_ready(wait_for("n")).await.unwrap());
+        let wait = served.client.wait_ready(wait_for("n")).await;
+        open.push(wait.unwrap().into_inner());
+    }
+    // Each of them is served, too.
+    for messages in &mut open {
+        let Some(Event::Node(node)) = messages.message().await.unwrap().unwrap().event else {
+            panic!("the first message is the node's state");
+        };
+        assert_eq!(node.reason, "munge: munge.service is inactive (dead)");
     }
     // Each wait has a task of its own, and all of them share two.
     assert_eq!(served.environment.tasks(), 1002);

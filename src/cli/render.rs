@@ -1,6 +1,9 @@
 //! Renders results and errors, for people and for programs.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    sync::OnceLock,
+};
 
 use anyhow::Context as _;
 use prost::Message;
@@ -45,7 +48,15 @@ fn code(code: Code) -> &'static str {
 
 /// Renders a message in protobuf's JSON, on one line, with default values.
 pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<String> {
-    let pool = DescriptorPool::decode(DESCRIPTORS).context("reading the service's descriptors")?;
+    // Decoded once: a wait prints many lines.
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    let pool = if let Some(pool) = POOL.get() {
+        pool
+    } else {
+        let pool = DescriptorPool::decode(DESCRIPTORS);
+        let pool = pool.context("reading the service's descriptors")?;
+        POOL.get_or_init(|| pool)
+    };
     let descriptor = pool
         .get_message_by_name(name)
         .with_context(|| format!("{name} is unknown"))?;

@@ -20,6 +20,7 @@ use super::{
     validate::{self, ValidWait},
 };
 use crate::{
+    environment::after,
     monitor::{Monitor, MonitorError, Wait, WaitEvent, WaitRequest, WaitResult},
     node::{Identity, NodeName},
     pb::{self, readiness_service_server::ReadinessService},
@@ -224,7 +225,8 @@ impl ReadinessService for Readiness {
         };
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
         let limit = wait.limit.unwrap_or(longest);
-        http2_stream::end_at(Some(Instant::now() + limit + self.limits.unread));
+        let read = limit.saturating_add(self.limits.unread);
+        http2_stream::end_at(Some(after(Instant::now(), read)));
         let wait = self.follow(&identity(&request), wait)?;
         Ok(Response::new(messages(wait, self.drain.clone(), permit)))
     }

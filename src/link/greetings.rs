@@ -91,7 +91,8 @@ pub(crate) struct Wanted<'a> {
 
 impl Greetings {
     /// Returns what the port said last, if that was within the pause; else has it read, once the pause
-    /// is over. A connection that is refused does not count as read.
+    /// is over. A connection that is refused does not count as read, nor does one that readyd could not
+    /// make.
     pub(super) async fn greeting<F>(
         &self,
         run: Run,
@@ -122,8 +123,8 @@ impl Greetings {
         let asked = environment.now();
         let reply = read().await;
         let answered = environment.now();
-        let refused = matches!(reply.result, Ok(Answer::Closed(_)));
-        let again = (!refused).then(|| answered + wanted.pause);
+        let was_read = matches!(reply.result, Ok(Answer::Greeting(..)));
+        let again = was_read.then(|| answered + wanted.pause);
         *last = again.map(|again| Last {
             run,
             start: wanted.start.to_owned(),

@@ -10,14 +10,20 @@ pub(super) const TIMED_OUT: [i64; 2] = [124, 137];
 /// the node has `timeout`; and by standard input, which ends when nobody waits for the command any
 /// more. A background command has no standard input of its own, hence descriptor 3. The SIGHUP goes
 /// to the whole process group, which `timeout` makes: a SIGHUP to `timeout` alone may leave behind
-/// a process that it has only just started.
+/// a process that it has only just started. A SIGHUP may also be lost: a shell that catches it just
+/// before it becomes the command takes it along. So a SIGKILL follows.
 pub(super) const BOUNDED: &str = r#"
 limit=$1; shift
 exec 3<&0
 if command -v timeout >/dev/null 2>&1; then set -- timeout -k 1 "$limit" "$@"; fi
 "$@" </dev/null 3<&- &
 command=$!
-{ read -r _ <&3; kill -HUP "-$command" || kill -HUP "$command"; } >/dev/null 2>&1 &
+{
+  read -r _ <&3
+  kill -HUP "-$command" || kill -HUP "$command"
+  sleep 1
+  kill -KILL "-$command" || kill -KILL "$command"
+} >/dev/null 2>&1 &
 watch=$!
 exec 3<&-
 wait "$command"; code=$?
@@ -127,6 +133,8 @@ run() {
     if [ -n "$BASH_VERSION" ]; then read -r -t "$limit" _; else read -r _; fi <&3
     if [ $? -gt 128 ]; then kill -ALRM "$command"; sleep 1; kill -KILL "$command"; fi
     kill -HUP "-$command" || kill -HUP "$command"
+    sleep 1
+    kill -KILL "-$command" || kill -KILL "$command"
   } >/dev/null 2>&1 &
   watch=$!
   wait "$command"; code=$?

@@ -261,6 +261,7 @@ mod tests {
         input.write_all(endless.as_bytes()).unwrap();
         assert_eq!(until("started"), [""; 0]);
         drop(input);
+        let start = std::time::Instant::now();
         let mut said = String::new();
         shell
             .stderr
@@ -269,6 +270,8 @@ mod tests {
             .read_to_string(&mut said)
             .unwrap();
         shell.wait().unwrap();
-        assert!(said.contains("n4 129"), "{said}");
+        // A SIGHUP that comes just before the shell becomes `sleep` is lost, and a SIGKILL follows.
+        assert!(said.contains("n4 129") || said.contains("n4 137"), "{said}");
+        assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
     }
 }

@@ -14,7 +14,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -45,7 +45,11 @@ struct Hub {
     environment: Environment,
     /// Whether events are wanted at all.
     wanted: bool,
-    live: AtomicBool,
+    /// The number of the subscription that is live; zero if none is. A task that is being ended may
+    /// still set its own number, which counts no longer.
+    live: AtomicU64,
+    /// The number of the newest task.
+    generation: AtomicU64,
     /// Somebody has seen what no event told.
     distrusted: Notify,
     readers: Mutex<Readers>,
@@ -82,7 +86,8 @@ impl Feed {
             engine,
             environment,
             wanted,
-            live: AtomicBool::new(false),
+            live: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             distrusted: Notify::new(),
             readers: Mutex::default(),
         }))
@@ -99,7 +104,8 @@ impl Feed {
         readers.nodes.insert(node.clone(), Arc::clone(&reader));
         if hub.wanted && readers.task.is_none() {
             let reading = Arc::clone(hub);
-            let read = async move { reading.read().await };
+            let generation = hub.generation.fetch_add(1, Ordering::SeqCst) + 1;
+            let read = async move { reading.read(generation).await };
             readers.task = Some(hub.environment.spawn(read));
         }
         Subscription {
@@ -113,7 +119,8 @@ impl Feed {
 impl Subscription {
     /// Whether whatever happens is told. It is for as long as nothing else is: losing it is told.
     pub(super) fn is_live(&self) -> bool {
-        self.hub.live.load(Ordering::SeqCst)
+        let live = self.hub.live.load(Ordering::SeqCst);
+        live != 0 && live == self.hub.generation.load(Ordering::SeqCst)
     }
 
     /// Notes whether there is no such container.
@@ -134,13 +141,13 @@ impl Drop for Subscription {
         readers.nodes.remove(&self.node, is_it);
         if readers.nodes.is_empty() {
             readers.task = None;
-            self.hub.live.store(false, Ordering::SeqCst);
+            self.hub.generation.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
 
 impl Hub {
-    async fn read(&self) {
+    async fn read(&self, generation: u64) {
         let mut recent = Recent::default();
         let mut backoff = EVENTS_BACKOFF.0;
         loop {
@@ -150,10 +157,18 @@ impl Hub {
                 Ok(events) => {
                     tracing::debug!("the engine's events are live");
                     // In this order: whoever looks from now on may go by what is told.
-                    self.live.store(true, Ordering::SeqCst);
+                    self.live.fetch_max(generation, Ordering::SeqCst);
                     self.everyone_looks();
                     self.follow(events, &mut recent).await;
-                    self.live.store(false, Ordering::SeqCst);
+                    let lost = self.live.compare_exchange(
+                        generation,
+                        0,
+                        Ordering::SeqCst,
+                        Ordering::SeqCst,
+                    );
+                    if lost.is_err() {
+                        return;
+                    }
                     self.everyone_looks();
                 }
                 Err(error) => tracing::debug!(%error, again_in = ?backoff, "no events"),

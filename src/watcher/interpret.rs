@@ -60,16 +60,15 @@ pub(super) fn next_step(probe: &Probe, mode: Mode, replies: Replies<'_>) -> Step
             let finding = Finding::Clear(judge_systemd(state));
             replies.found(finding, reply.via, reply.span, mode)
         }),
-        Method::Unit(names) => replies.with_unit(names, mode, |reply, unit| {
+        Method::Unit(names) => replies.with_unit(names, |reply, unit| {
             replies.found(judge_unit(unit), reply.via, reply.span, mode)
         }),
-        Method::Answer(names, _) if units_only && !names.is_empty() => {
-            replies.with_unit(names, mode, |reply, unit| {
+        Method::Answer(names, _) if units_only && !names.is_empty() => replies
+            .with_unit(names, |reply, unit| {
                 replies.found(judge_unit(unit), reply.via, reply.span, mode)
-            })
-        }
+            }),
         Method::Answer(..) => replies.own(mode, None),
-        Method::UnitAndAnswer(names, ask) => replies.with_unit(names, mode, |reply, unit| {
+        Method::UnitAndAnswer(names, ask) => replies.with_unit(names, |reply, unit| {
             replies.unit_and_answer(ask, reply, unit, mode)
         }),
     }
@@ -120,18 +119,12 @@ impl Replies<'_> {
         }
     }
 
-    fn with_unit(
-        self,
-        names: &[&str],
-        mode: Mode,
-        step: impl FnOnce(&SystemdReply, &Unit) -> Step,
-    ) -> Step {
-        self.with_systemd(|reply, state| {
-            if let Some(unit) = find_unit(state, names) {
-                return step(reply, unit);
-            }
-            let why = format!("systemd does not say how {} is", names.join(", "));
-            self.found(Finding::failed(why), reply.via, reply.span, mode)
+    fn with_unit(self, names: &[&str], step: impl FnOnce(&SystemdReply, &Unit) -> Step) -> Step {
+        self.with_systemd(|reply, state| match find_unit(state, names) {
+            Some(unit) => step(reply, unit),
+            // It was not asked for: a client has come since that wants other probes. A reply has every
+            // unit that was.
+            None => Step::AskSystemd,
         })
     }
 

@@ -16,7 +16,7 @@ use super::{
     confirm::Confirmations,
     context::{Caller, Context},
     probe_set::Mode,
-    schedule::{ENGINE_LAG, STILL_RUNNING},
+    schedule::{ENGINE_LAG, STILL_RUNNING, for_the_engine},
     span::Span,
 };
 use crate::{
@@ -124,7 +124,7 @@ impl NodeSession {
         by: Instant,
     ) -> SystemdReply {
         let start = self.now();
-        let asking = self.link.systemd(question, inbox, by);
+        let asking = self.link.systemd(question, inbox, self.reply_by(by));
         let (via, result) = self.guarded(asking, by).await;
         let span = Span::new(start, self.now());
         SystemdReply { via, result, span }
@@ -191,6 +191,7 @@ impl NodeSession {
             pause: port.pause,
         };
         let reading = async {
+            let by = self.reply_by(by);
             let Some(greeting) = self.link.greeting(port, wanted, by).await else {
                 let (what, limit) = (port.to_string(), None);
                 let result = Err(LinkError::Slow { what, limit });
@@ -292,7 +293,7 @@ impl NodeSession {
     }
 
     async fn judged(&self, ask: &Ask, by: Instant) -> Reply<Finding> {
-        let Reply { via, result } = self.link.ask(&ask.question, by).await;
+        let Reply { via, result } = self.link.ask(&ask.question, self.reply_by(by)).await;
         let judge = |answer: Answer| (ask.judge)(&answer);
         Reply {
             via,
@@ -361,13 +362,10 @@ impl NodeSession {
             // What is late while the engine does not answer is not the node's fault.
             (LinkError::Slow { .. }, Some(trouble)) => QueryError::Unknown(trouble),
             // Nor is what went through an engine that has just stopped answering.
-            (error @ LinkError::Slow { .. }, None) if via != HOST => {
-                let soon = self.now() + CALL_LIMIT;
-                match self.inspect(soon).await {
-                    Ok(_) => QueryError::node(chain(&error)),
-                    Err(error) => error.into(),
-                }
-            }
+            (error @ LinkError::Slow { .. }, None) if via != HOST => match self.inspect(by).await {
+                Ok(_) => QueryError::node(chain(&error)),
+                Err(error) => error.into(),
+            },
             (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
                 QueryError::node(chain(&error))
             }
@@ -376,6 +374,14 @@ impl NodeSession {
                 _,
             ) => QueryError::unknown(&error),
         }
+    }
+
+    /// Until when the node may reply. What is left then is for the engine, which has to answer for it to
+    /// be the node that was slow.
+    fn reply_by(&self, by: Instant) -> Instant {
+        let now = self.now();
+        let left = by.saturating_duration_since(now);
+        now + left.saturating_sub(for_the_engine(left))
     }
 
     /// What the container is now, if it is seen to have stopped running under the query.

@@ -363,3 +363,45 @@ fn a_node_without_a_probe_has_proved_nothing() {
     let none = ProbeSet::without_probes();
     assert_eq!(evaluation(none), Progress::Blocked);
 }
+
+#[test]
+fn a_unit_that_nobody_has_asked_for_is_asked_for_and_not_called_failed() {
+    let mut core = Core::passed(base());
+    let mut asked = all_up();
+    asked.units.retain(|name, _| name != "slurmd.service");
+    core.systemd(asked);
+    core.want(vec![base(), ProbeSet::wait(Some(Role::Worker), vec![])]);
+    let turn = core.turn();
+    assert_eq!(turn.outcomes(), "PPPP");
+    let joined = &turn.evaluations[1];
+    assert_eq!(joined.progress, Progress::Open);
+    let blocked_by = joined.blocked_by.as_ref().unwrap();
+    assert_eq!(blocked_by.probe, "slurmd");
+    assert_eq!(blocked_by.reason.as_str(), "systemd has not answered yet");
+    let query = turn.said().join(" ");
+    assert!(query.contains("slurmd.service"), "{query}");
+}
+
+#[test]
+fn a_banner_that_is_old_does_not_stand_for_a_wait_that_begins() {
+    let refresh = |core: &mut Core| {
+        core.inbox(Pending {
+            refresh: true,
+            ..Pending::default()
+        });
+        core.turn()
+    };
+    let asks_sshd = |turn: &Turn| turn.said().iter().any(|said| said.contains("port 22"));
+    let mut core = Core::passed(base());
+    core.at(9_000);
+    assert!(!asks_sshd(&refresh(&mut core)));
+    core.at(11_000);
+    let turn = refresh(&mut core);
+    assert!(asks_sshd(&turn), "{:?}", turn.said());
+    // Until it is read, the set is as old as the banner.
+    assert!(turn.first().started < core.zero + SECOND);
+    let (sshd, query) = turn.probe_query();
+    core.answered(&sshd, query, Finding::failed("port 22 is silent"));
+    let turn = core.turn();
+    assert_eq!(turn.outcomes(), "PPF-");
+}

@@ -151,6 +151,13 @@ impl Core {
             zero,
             now: zero,
         };
+        core.want(sets);
+        core.handle(Input::EventsLive(true));
+        core
+    }
+
+    /// Somebody wants these sets now.
+    fn want(&mut self, sets: Vec<ProbeSet>) {
         let wanted = sets.into_iter().enumerate().map(|(id, probes)| WantedSet {
             id: SetId::new(id as u64),
             channel: watch::Sender::new(Arc::new(NodeStatus::unanswered(
@@ -160,9 +167,7 @@ impl Core {
             probes,
             interval: POLL,
         });
-        core.handle(Input::Wanted(wanted.collect()));
-        core.handle(Input::EventsLive(true));
-        core
+        self.handle(Input::Wanted(wanted.collect()));
     }
 
     /// A node with everything up, that has passed.
