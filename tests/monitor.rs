@@ -1221,6 +1221,7 @@ async fn a_check_ends_in_time_though_the_engine_hangs_as_well() {
     node.ping = None;
     let fake = FakeEngine::new([node]);
     let monitor = monitor(&fake);
+    fake.set_inspection(20 * MS);
     let (node, slurmctld) = (name("c"), probe("slurmctld"));
     let check = async || {
         let start = Instant::now();

@@ -287,7 +287,10 @@ impl ContainerEngine for FakeEngine {
         let takes = self.world().inspection;
         if !takes.is_zero() {
             // Even the shortest sleep takes a millisecond.
-            sleep(takes).await;
+            if timeout_at(by, sleep(takes)).await.is_err() {
+                let limit = None;
+                return Err(EngineError::TimedOut { action, limit });
+            }
         }
         self.reachable(&action)?;
         let world = self.world();

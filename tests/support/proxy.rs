@@ -2,7 +2,8 @@
 //! arrive late or get a malformed answer; streams that are cut or send everything twice; and an
 //! engine that is gone.
 //!
-//! readyd makes a connection for each call, so the first line of a connection identifies the call.
+//! The engine is asked to close each connection behind its answer, so the first line of a connection
+//! identifies the call.
 
 use std::{
     path::{Path, PathBuf},
@@ -194,12 +195,22 @@ async fn connection(
         Some(Fault::Twice) | None => {}
     }
     let mut engine = UnixStream::connect(socket()).await?;
-    engine.write_all(head).await?;
+    engine.write_all(&closing(head)).await?;
     if fault == Some(Fault::Twice) {
         return twice(&mut client, &mut engine).await;
     }
     tokio::io::copy_bidirectional(&mut client, &mut engine).await?;
     Ok(())
+}
+
+/// Asks for the end of the connection behind the answer, unless the request asks for another protocol.
+fn closing(head: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(head);
+    let (line, rest) = text.split_once("\r\n").unwrap();
+    if rest.to_lowercase().contains("\r\nupgrade:") || rest.to_lowercase().starts_with("upgrade:") {
+        return head.to_owned();
+    }
+    format!("{line}\r\nConnection: close\r\n{rest}").into_bytes()
 }
 
 /// Passes an answer on, with each chunk of its body twice.

@@ -398,9 +398,11 @@ fn a_banner_that_is_old_does_not_stand_for_a_wait_that_begins() {
     core.at(11_000);
     let turn = refresh(&mut core);
     assert!(asks_sshd(&turn), "{:?}", turn.said());
-    // Until it is read, the set is as old as the banner.
-    assert!(turn.first().started < core.zero + SECOND);
     let (sshd, query) = turn.probe_query();
+    core.inspected(running());
+    core.systemd(all_up());
+    // Until it is read, the set is as old as the banner.
+    assert!(core.turn().first().started < core.zero + SECOND);
     core.answered(&sshd, query, Finding::failed("port 22 is silent"));
     let turn = core.turn();
     assert_eq!(turn.outcomes(), "PPF-");
