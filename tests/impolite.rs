@@ -90,19 +90,16 @@ async fn who_connects_and_says_nothing_is_cut_off() {
 async fn connections_are_limited_and_their_places_come_back() {
     let limits = Limits {
         connections: 5,
-        handshake: 1000 * MS,
+        // Silent connections keep their places for as long as the test needs them to.
+        handshake: PATIENCE,
         ..Limits::default()
     };
     // The client has one of the places.
     let served = serve(&FakeEngine::new([FakeNode::ready("n", None)]), limits).await;
     let connect = || TcpStream::connect(address(&served.url)).unwrap();
-    let start = Instant::now();
     let silent: Vec<_> = (0..4).map(|_| connect()).collect();
-    let one_too_many = closed(connect()).await;
-    if start.elapsed() < 900 * MS {
-        assert!(one_too_many < 900 * MS, "{one_too_many:?}");
-        assert!(!is_served(&served.url).await);
-    }
+    closed(connect()).await;
+    assert!(!is_served(&served.url).await);
     drop(silent);
     let again = async {
         while !is_served(&served.url).await {
