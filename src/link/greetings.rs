@@ -35,11 +35,10 @@ struct Last {
     run: Run,
     /// The start of the daemon behind the port, if that is known.
     start: String,
-    asked: Instant,
-    answered: Instant,
     /// When it may be read again.
     again: Instant,
-    reply: Reply<Answer>,
+    /// What it said; `None` while it is read, and if that was given up: it was connected to all the same.
+    greeting: Option<Greeting>,
 }
 
 impl Last {
@@ -49,24 +48,18 @@ impl Last {
         self.run.is_same(run) && !is_another
     }
 
-    /// Whether the daemon that was asked surely is the one that is wanted.
-    fn is_of(&self, wanted: Wanted<'_>) -> bool {
-        let was_there = wanted.since.is_some_and(|since| since < self.asked);
-        self.start == wanted.start || (self.start.is_empty() && was_there)
-    }
-
-    fn greeting(&self) -> Greeting {
-        Greeting {
-            reply: self.reply.clone(),
-            asked: self.asked,
-            answered: self.answered,
-            again: Some(self.again),
-        }
+    /// What was read, if it is news and surely of the daemon that is wanted.
+    fn greeting(&self, wanted: Wanted<'_>) -> Option<&Greeting> {
+        let greeting = self.greeting.as_ref()?;
+        let is_news = wanted.newer_than.is_none_or(|than| greeting.asked > than);
+        let was_there = wanted.since.is_some_and(|since| since < greeting.asked);
+        let is_of = self.start == wanted.start || (self.start.is_empty() && was_there);
+        (is_news && is_of).then_some(greeting)
     }
 }
 
 /// What a port said, and when.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Greeting {
     pub(crate) reply: Reply<Answer>,
     pub(crate) asked: Instant,
@@ -108,9 +101,8 @@ impl Greetings {
             let last = self.turn(&run, port, environment.now()).lock_owned().await;
             let again = match &*last {
                 Some(last) if last.spares(&run, wanted.start) && environment.now() < last.again => {
-                    let is_news = wanted.newer_than.is_none_or(|than| last.asked > than);
-                    if is_news && last.is_of(wanted) {
-                        return last.greeting();
+                    if let Some(greeting) = last.greeting(wanted) {
+                        return greeting.clone();
                     }
                     last.again
                 }
@@ -121,24 +113,30 @@ impl Greetings {
             environment.sleep_until(again).await;
         };
         let asked = environment.now();
+        // In this order: whoever asks may go away at any time, and the port was connected to.
+        let last = last.insert(Last {
+            run,
+            start: wanted.start.to_owned(),
+            again: asked + wanted.pause,
+            greeting: None,
+        });
         let reply = read().await;
         let answered = environment.now();
         let was_read = matches!(reply.result, Ok(Answer::Greeting(..)));
-        let again = was_read.then(|| answered + wanted.pause);
-        *last = again.map(|again| Last {
-            run,
-            start: wanted.start.to_owned(),
-            asked,
-            answered,
-            again,
-            reply: reply.clone(),
-        });
-        Greeting {
+        last.again = answered
+            + if was_read {
+                wanted.pause
+            } else {
+                Duration::ZERO
+            };
+        let greeting = Greeting {
             reply,
             asked,
             answered,
-            again,
-        }
+            again: was_read.then_some(last.again),
+        };
+        last.greeting = was_read.then(|| greeting.clone());
+        greeting
     }
 
     /// Whether a port was read within its pause.
@@ -193,6 +191,17 @@ mod tests {
 
     impl Port {
         async fn read(&self, node: usize, start: &str, newer_than: Option<Instant>) -> Greeting {
+            self.read_for(node, start, newer_than, Duration::ZERO).await
+        }
+
+        /// A reading that takes so long.
+        async fn read_for(
+            &self,
+            node: usize,
+            start: &str,
+            newer_than: Option<Instant>,
+            takes: Duration,
+        ) -> Greeting {
             let run = crate::link::target::tests::container(node, 1).run();
             let wanted = Wanted {
                 start,
@@ -202,6 +211,9 @@ mod tests {
             };
             let read = || async {
                 self.reads.fetch_add(1, Ordering::SeqCst);
+                if !takes.is_zero() {
+                    self.environment.sleep(takes).await;
+                }
                 let answer = if self.open {
                     Answer::Greeting(b"SSH-2.0".to_vec(), GreetingEnd::Found)
                 } else {
@@ -262,6 +274,18 @@ mod tests {
             let refused = port.read(1, "c", Some(second.asked)).await;
             assert_eq!((port.reads(), refused.again), (reads, None));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_has_read_all_the_same() {
+        let port = port();
+        let start = port.environment.now();
+        for _ in 0..10 {
+            let mut read = Box::pin(port.read_for(1, "a", None, PAUSE));
+            assert!(futures_util::poll!(&mut read).is_pending());
+        }
+        assert_eq!(port.reads(), 1);
+        assert_eq!(port.read(1, "a", None).await.asked, start + PAUSE);
     }
 
     #[tokio::test(start_paused = true)]
