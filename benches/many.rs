@@ -11,6 +11,9 @@ mod fake;
 #[path = "../tests/support/real.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod real;
+#[path = "../tests/support/waits.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod waits;
 
 use std::time::Duration;
 
@@ -23,14 +26,14 @@ use readyd::{
     container::State,
     environment::Environment,
     event::Action,
-    monitor::{Monitor, Options, Verdict, Wait, WaitEvent, WaitRequest, WaitTarget},
+    monitor::{Monitor, Options, Verdict},
     node::Identity,
-    probe::Probe,
 };
 use real::{BOOKWORM, Node, Serve, booted, unique};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, sleep};
 use tonic::Streaming;
+use waits::{all_told, containers, names};
 
 /// How often each number of nodes is measured.
 const REPEAT: usize = 5;
@@ -57,38 +60,16 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// Reads a wait until each of its nodes has been told of.
-async fn all_told(wait: &mut Wait, count: usize) {
-    let mut told = std::collections::HashSet::new();
-    while told.len() < count {
-        match wait.next().await {
-            Some(WaitEvent::Node(report)) => {
-                told.insert(report.node.clone());
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 /// Measures one wait: how long it takes until each node has been told of, the processor time for all of
 /// it, and how long it takes from the last node's change to READY.
 async fn wait_for(count: usize) -> (Duration, Duration, Duration) {
-    let names: Vec<_> = (0..count).map(|n| format!("n{n}")).collect();
+    let names = names("n", count);
     let fake = FakeEngine::new(names.iter().map(|name| FakeNode::ready(name, None))).with_events();
     let last = names.last().unwrap();
     fake.change(last, |node| node.container.state = State::Created);
     let monitor = Monitor::new(fake.clone(), Options::default(), Environment::tokio());
-    let target = |node: &String| WaitTarget {
-        node: node.parse().unwrap(),
-        role: None,
-    };
-    let request = WaitRequest {
-        nodes: names.iter().map(target).collect(),
-        probes: vec![Probe::named("container").unwrap()],
-        ..WaitRequest::default()
-    };
     let (start, used) = (Instant::now(), cpu());
-    let mut wait = monitor.wait(&Identity::Local, request);
+    let mut wait = monitor.wait(&Identity::Local, containers(&names, None));
     all_told(&mut wait, count).await;
     let told = start.elapsed();
     sleep(Duration::from_millis(200)).await;

@@ -13,14 +13,18 @@ use std::{
 
 use readyd::{
     client::{
-        CheckRequest, FailurePolicy, NodeTarget, Outcome, SnapshotRequest, Verdict,
-        WaitReadyRequest, wait_ready_response::Event,
+        CheckRequest, FailurePolicy, Outcome, SnapshotRequest, Verdict, WaitReadyRequest,
+        wait_ready_response::Event,
     },
     grpc::{Limits, ListenAddress, Listener},
 };
 use support::{
     fake::{FakeEngine, FakeNode},
-    served::{Client, PATIENCE, eventually, read, reason, serve, wait_for, waiting},
+    served::{
+        Client, PATIENCE, assert_full, eventually, read, reason, serve, wait_for, wait_for_all,
+        waiting,
+    },
+    waits::names,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, transport::Endpoint};
@@ -47,6 +51,21 @@ async fn closed(mut stream: TcpStream) -> Duration {
     });
     read.await.unwrap();
     start.elapsed()
+}
+
+/// Makes nodes whose munge has failed with many last words.
+fn with_journals(count: usize) -> (Vec<String>, FakeEngine) {
+    let names = names("n", count);
+    let nodes = names.iter().map(|name| {
+        let mut node = FakeNode::ready(name, None);
+        node.last_words = "x".repeat(8 * 1024);
+        node
+    });
+    let fake = FakeEngine::new(nodes);
+    for name in &names {
+        fake.set_unit(name, "munge.service", "failed", "failed");
+    }
+    (names, fake)
 }
 
 async fn is_served(url: &str) -> bool {
@@ -142,16 +161,7 @@ async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
         unread: 1000 * MS,
         ..Limits::default()
     };
-    let names: Vec<_> = (0..40).map(|n| format!("n{n}")).collect();
-    let nodes = names.iter().map(|name| {
-        let mut node = FakeNode::ready(name, None);
-        node.last_words = "x".repeat(8 * 1024);
-        node
-    });
-    let fake = FakeEngine::new(nodes);
-    for name in &names {
-        fake.set_unit(name, "munge.service", "failed", "failed");
-    }
+    let (names, fake) = with_journals(40);
     let served = serve(&fake, limits).await;
     // What these nodes say does not fit into the stream's window.
     let channel = Endpoint::from_shared(served.url.clone())
@@ -161,22 +171,15 @@ async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
         .await
         .unwrap();
     let wait = WaitReadyRequest {
-        nodes: names
-            .iter()
-            .map(|node| NodeTarget {
-                node: node.clone(),
-                role: 0,
-            })
-            .collect(),
         timeout: Some(Duration::from_secs(4).try_into().unwrap()),
         failure_policy: FailurePolicy::KeepWaiting.into(),
-        ..WaitReadyRequest::default()
+        ..wait_for_all(&names)
     };
     let start = Instant::now();
     let unread = Client::new(channel).wait_ready(wait).await.unwrap();
     let mut client = served.client.clone();
     let full = client.wait_ready(wait_for("n1")).await.unwrap_err();
-    assert_eq!(reason(&full), "SERVER_FULL");
+    assert_full(&full);
     let next = async {
         while client.wait_ready(wait_for("n1")).await.is_err() {
             sleep(5 * MS).await;
@@ -220,17 +223,9 @@ async fn one_nodes_looks_leave_room_for_those_at_others() {
         let status = look.await.unwrap().unwrap_err();
         match reason(&status).as_str() {
             "SERVER_FULL" => {
-                assert!(
-                    status.message().contains("4 snapshots and checks of hung"),
-                    "{status}"
-                );
-                assert!(
-                    status
-                        .get_details_retry_info()
-                        .unwrap()
-                        .retry_delay
-                        .is_some()
-                );
+                assert_full(&status);
+                let says = "4 snapshots and checks of hung";
+                assert!(status.message().contains(says), "{status}");
                 full += 1;
             }
             "ENGINE_UNREACHABLE" => slow += 1,
@@ -242,30 +237,14 @@ async fn one_nodes_looks_leave_room_for_those_at_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_result_of_many_nodes_with_their_journals_fits() {
-    let names: Vec<_> = (0..600).map(|n| format!("n{n}")).collect();
-    let nodes = names.iter().map(|name| {
-        let mut node = FakeNode::ready(name, None);
-        node.last_words = "x".repeat(8 * 1024);
-        node
-    });
-    let fake = FakeEngine::new(nodes);
-    for name in &names {
-        fake.set_unit(name, "munge.service", "failed", "failed");
-    }
+    let (names, fake) = with_journals(600);
     let mut served = serve(&fake, Limits::default()).await;
     let wait = |limit: Duration| WaitReadyRequest {
-        nodes: names
-            .iter()
-            .map(|node| NodeTarget {
-                node: node.clone(),
-                role: 0,
-            })
-            .collect(),
         timeout: Some(limit.try_into().unwrap()),
         // Changes are few here, and so are looks then.
         poll_interval: Some(Duration::from_secs(60).try_into().unwrap()),
         failure_policy: FailurePolicy::KeepWaiting.into(),
-        ..WaitReadyRequest::default()
+        ..wait_for_all(&names)
     };
     // How long it takes until every node has told of its journal depends on the machine.
     let start = Instant::now();

@@ -12,13 +12,14 @@ use readyd::{
     environment::Environment,
     event::Action,
     monitor::{
-        FailurePolicy, Monitor, NodeState, Options, Verdict, Wait, WaitEvent, WaitRequest,
-        WaitTarget,
+        FailurePolicy, Monitor, NodeState, Options, Verdict, WaitEvent, WaitRequest, WaitTarget,
     },
     node::Identity,
-    probe::Probe,
 };
-use support::fake::{FakeEngine, FakeNode};
+use support::{
+    fake::{FakeEngine, FakeNode},
+    waits::{all_told, containers, names},
+};
 use tokio::time::{Instant, sleep};
 
 const ME: Identity = Identity::Local;
@@ -28,43 +29,12 @@ fn monitor(fake: &FakeEngine) -> Monitor {
     Monitor::new(fake.clone(), Options::default(), Environment::tokio())
 }
 
-fn names(prefix: &str, count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("{prefix}{n}")).collect()
-}
-
-/// A request whose nodes pass once their containers run.
-fn containers(nodes: &[String], limit: Duration) -> WaitRequest {
-    let target = |node: &String| WaitTarget {
-        node: node.parse().unwrap(),
-        role: None,
-    };
-    WaitRequest {
-        nodes: nodes.iter().map(target).collect(),
-        probes: vec![Probe::named("container").unwrap()],
-        limit: Some(limit),
-        ..WaitRequest::default()
-    }
-}
-
-/// Reads a wait until each of its nodes has been told of.
-async fn all_told(wait: &mut Wait, count: usize) {
-    let mut told = std::collections::BTreeSet::new();
-    while told.len() < count {
-        match wait.next().await {
-            Some(WaitEvent::Node(report)) => {
-                told.insert(report.node.clone());
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_does_not_exist_is_asked_for_once_while_events_are_live() {
     let fake = FakeEngine::default().with_events();
     let monitor = monitor(&fake);
     let nodes = names("made-up-", 1000);
-    let mut wait = monitor.wait(&ME, containers(&nodes, Duration::from_secs(3600)));
+    let mut wait = monitor.wait(&ME, containers(&nodes, Some(Duration::from_secs(3600))));
     all_told(&mut wait, 1000).await;
     sleep(5000 * MS).await;
     // Those whose look began before the events were live are looked at once more.
@@ -93,7 +63,10 @@ async fn a_container_that_comes_without_an_event_is_found_by_the_list() {
     let fake = FakeEngine::default().with_events();
     let monitor = monitor(&fake);
     let nodes = names("n", 10);
-    let wait = monitor.wait(&ME, containers(&nodes[3..4], Duration::from_secs(600)));
+    let wait = monitor.wait(
+        &ME,
+        containers(&nodes[3..4], Some(Duration::from_secs(600))),
+    );
     let coming = async {
         sleep(10_000 * MS).await;
         fake.put(FakeNode::ready("n3", None));
@@ -113,7 +86,7 @@ async fn without_events_what_does_not_exist_is_polled() {
     let fake = FakeEngine::default();
     let monitor = monitor(&fake);
     let nodes = names("n", 1);
-    let wait = monitor.wait(&ME, containers(&nodes, Duration::from_secs(600)));
+    let wait = monitor.wait(&ME, containers(&nodes, Some(Duration::from_secs(600))));
     let coming = async {
         sleep(10_000 * MS).await;
         fake.put(FakeNode::ready("n0", None));
@@ -137,7 +110,7 @@ async fn a_node_that_fails_late_among_a_thousand_is_never_overlooked() {
         let monitor = monitor(&fake);
         let wait = WaitRequest {
             failure_policy: FailurePolicy::KeepWaiting,
-            ..containers(&nodes, Duration::from_secs(20))
+            ..containers(&nodes, Some(Duration::from_secs(20)))
         };
         let mut wait = monitor.wait(&ME, wait);
         all_told(&mut wait, 1000).await;
@@ -191,7 +164,7 @@ async fn a_thousand_names_do_not_delay_anothers_look() {
     let waits: Vec<_> = (0..20)
         .map(|wait| {
             let nodes = names(&format!("made-up-{wait}-"), 1000);
-            monitor.wait(&ME, containers(&nodes, Duration::from_secs(600)))
+            monitor.wait(&ME, containers(&nodes, Some(Duration::from_secs(600))))
         })
         .collect();
     sleep(100 * MS).await;

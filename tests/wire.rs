@@ -17,7 +17,8 @@ use readyd::{
 use support::{
     fake::{FakeEngine, FakeNode},
     served::{
-        Client, PATIENCE, Served, eventually, read, reason, serve, serve_on, wait_for, waiting,
+        Client, PATIENCE, Served, assert_full, eventually, read, reason, serve, serve_on, wait_for,
+        waiting,
     },
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -225,17 +226,7 @@ async fn a_full_server_says_when_to_come_again() {
     let mut served = serve(&waiting(), limits).await;
     let first = served.client.wait_ready(wait_for("n")).await.unwrap();
     let status = served.client.wait_ready(wait_for("n")).await.unwrap_err();
-    assert_eq!(
-        (status.code(), reason(&status).as_str()),
-        (Code::ResourceExhausted, "SERVER_FULL")
-    );
-    assert!(
-        status
-            .get_details_retry_info()
-            .unwrap()
-            .retry_delay
-            .is_some()
-    );
+    assert_full(&status);
     drop(first);
     let again = async {
         while served.client.wait_ready(wait_for("n")).await.is_err() {

@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod real;
 #[cfg(feature = "cli")]
 pub mod served;
+pub mod waits;

@@ -12,7 +12,7 @@ use readyd::{
     monitor::{Monitor, Options},
 };
 use tokio::time::{sleep, timeout};
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use super::fake::{FakeEngine, FakeNode};
@@ -61,13 +61,26 @@ pub fn waiting() -> FakeEngine {
 }
 
 pub fn wait_for(node: &str) -> WaitReadyRequest {
+    wait_for_all(&[node.to_owned()])
+}
+
+pub fn wait_for_all(nodes: &[String]) -> WaitReadyRequest {
+    let target = |node: &String| NodeTarget {
+        node: node.clone(),
+        role: 0,
+    };
     WaitReadyRequest {
-        nodes: vec![NodeTarget {
-            node: node.to_owned(),
-            role: 0,
-        }],
+        nodes: nodes.iter().map(target).collect(),
         ..WaitReadyRequest::default()
     }
+}
+
+/// Asserts that the status tells the client that the server is full, and when to come again.
+pub fn assert_full(status: &Status) {
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(reason(status), "SERVER_FULL");
+    let retry = status.get_details_retry_info().unwrap();
+    assert!(retry.retry_delay.is_some(), "{status}");
 }
 
 pub fn reason(status: &Status) -> String {
