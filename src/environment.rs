@@ -23,6 +23,13 @@ pub(crate) fn after(from: Instant, time: Duration) -> Instant {
     from + time.min(FAR)
 }
 
+/// How much of the time that is left to a call is kept back for what has to come after the reply: 5 %,
+/// at least 50 ms, at most 1 s, and never more than half.
+pub(crate) fn margin(left: Duration) -> Duration {
+    let share = (left / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
+    share.min(left / 2)
+}
+
 /// Returns a factor within a tenth of one, so that many pollers do not march in step.
 pub(crate) fn jitter(random: &mut fastrand::Rng) -> f64 {
     0.9 + 0.2 * random.f64()

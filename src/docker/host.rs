@@ -56,20 +56,12 @@ impl DockerHost {
         {
             return Err(Error::SocketNotFoundError(path.clone()));
         }
-        self.client(&NEWEST, || ())
+        self.observed(&NEWEST, || ())
     }
 
     /// Creates a client that calls `told` when the headers of a response have arrived. bollard does
     /// not report that by itself.
     pub(super) fn observed(
-        &self,
-        version: &ClientVersion,
-        told: impl Fn() + Send + Sync + 'static,
-    ) -> Result<Docker, Error> {
-        self.client(version, told)
-    }
-
-    fn client(
         &self,
         version: &ClientVersion,
         told: impl Fn() + Send + Sync + 'static,

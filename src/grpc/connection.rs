@@ -28,7 +28,7 @@ use super::{
     http2_stream::{self, StreamExecutor},
     listen::Listener,
 };
-use crate::pb::readiness_service_server::SERVICE_NAME;
+use crate::{environment::after, pb::readiness_service_server::SERVICE_NAME, text::chain};
 
 /// How often the server sends a keepalive ping to a silent client, and how long the client has to
 /// reply. If a client's machine has gone, its wait ends at the latest after these two times.
@@ -96,7 +96,7 @@ impl Connections {
     }
 
     /// Serves one connection.
-    pub(super) async fn serve<S>(self, stream: S, place: Option<OwnedSemaphorePermit>)
+    pub(super) async fn serve<S>(self, stream: S, _place: Option<OwnedSemaphorePermit>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -112,7 +112,7 @@ impl Connections {
             async move {
                 // The call takes this back once its request is there.
                 let is_own = request.uri().path().split('/').nth(1) == Some(SERVICE_NAME);
-                http2_stream::end_at(is_own.then(|| Instant::now() + patience));
+                http2_stream::end_at(is_own.then(|| after(Instant::now(), patience)));
                 routes.call(request.map(Body::new)).await
             }
         });
@@ -133,7 +133,7 @@ impl Connections {
                 biased;
                 ended = &mut connection => {
                     if let Err(error) = ended {
-                        tracing::debug!(error = crate::text::chain(&error), "a connection has failed");
+                        tracing::debug!(error = chain(&error), "a connection has failed");
                     }
                     break;
                 }
@@ -150,7 +150,6 @@ impl Connections {
                 }
             }
         }
-        drop(place);
     }
 }
 

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 
-/// Returns how much time a call has until the caller gives up, less a margin for the response's way
-/// back: 5 %, at least 50 ms, at most 1 s, and never more than half. Returns `None` if the caller
-/// set no deadline.
+use crate::environment::margin;
+
+/// Returns how much time a call has until the caller gives up, less a [`margin`] for the response's way
+/// back. Returns `None` if the caller set no deadline.
 ///
 /// tonic reads this header too, but it only ends the call at the deadline, with CANCELLED.
 pub(super) fn of_caller(metadata: &MetadataMap) -> Option<Duration> {
     let left = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
-    let margin = (left / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
-    Some(left.saturating_sub(margin.min(left / 2)))
+    Some(left.saturating_sub(margin(left)))
 }
 
 /// Parses at most eight digits and a unit ("gRPC over HTTP2", Timeout).

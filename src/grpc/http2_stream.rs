@@ -5,8 +5,6 @@
 //! as it likes. So each stream runs in a task of readyd's own, which ends it at a time that the call
 //! has set; h2 then resets the stream.
 
-use std::cell::RefCell;
-
 use hyper::rt::Executor;
 use tokio::{
     sync::watch,
@@ -15,7 +13,7 @@ use tokio::{
 
 tokio::task_local! {
     /// When the stream of the current task ends at the latest.
-    static END: RefCell<watch::Sender<Option<Instant>>>;
+    static END: watch::Sender<Option<Instant>>;
 }
 
 /// Runs the streams of a connection, each in a task.
@@ -28,7 +26,7 @@ where
 {
     fn execute(&self, stream: F) {
         let (sender, mut end) = watch::channel(None);
-        let stream = END.scope(RefCell::new(sender), stream);
+        let stream = END.scope(sender, stream);
         tokio::spawn(async move {
             tokio::pin!(stream);
             loop {
@@ -57,5 +55,5 @@ async fn reached(at: Option<Instant>) {
 /// Ends the stream of the current task at this time if it still is there; `None` takes that back. Does
 /// nothing where the task runs no stream.
 pub(super) fn end_at(at: Option<Instant>) {
-    let _ = END.try_with(|end| end.borrow().send_replace(at));
+    let _ = END.try_with(|end| end.send_replace(at));
 }

@@ -122,13 +122,11 @@ impl Readiness {
     /// Starts a wait, if there is room for its nodes.
     fn follow(&self, identity: &Identity, wait: WaitRequest) -> Result<Wait, Status> {
         let limit = self.limits.followed_nodes;
-        let following = self.following.lock();
+        let _following = self.following.lock();
         if self.monitor.followed_with(identity, &wait.nodes) > limit {
             return Err(status::full("nodes in waits", limit));
         }
-        let wait = self.monitor.wait(identity, wait);
-        drop(following);
-        Ok(wait)
+        Ok(self.monitor.wait(identity, wait))
     }
 
     /// Runs a snapshot or a check within the caller's deadline.

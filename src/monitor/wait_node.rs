@@ -22,6 +22,8 @@ pub(super) struct WaitNode {
     /// Since when it has passed for this wait, by its own looks: none that started before the wait did
     /// counts.
     pub(super) passed_since: Option<Instant>,
+    /// While it has not been looked at to an end, when that is told.
+    pub(super) unsettled_due: Option<Instant>,
     pub(super) told: Option<Arc<NodeReport>>,
     /// The moment for which another look has been asked.
     pub(super) refreshed_for: Option<Instant>,
@@ -39,6 +41,7 @@ impl WaitNode {
             watcher,
             newest,
             passed_since: None,
+            unsettled_due: None,
             told: None,
             refreshed_for: None,
             run: None,

@@ -3,11 +3,7 @@
 //!
 //! A change of one node costs as much as one node, however many others there are.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -39,7 +35,6 @@ pub(super) struct WaitNodes {
     /// The nodes of which there may be something to tell.
     untold: BTreeSet<usize>,
     /// The nodes that have not been looked at to an end, by when that is told.
-    unsettled: BTreeMap<usize, Instant>,
     unsettled_due: BTreeSet<(Instant, usize)>,
     confirmation: Confirmation,
 }
@@ -68,7 +63,6 @@ impl WaitNodes {
             passing: BTreeSet::new(),
             terminal: BTreeSet::new(),
             untold: BTreeSet::new(),
-            unsettled: BTreeMap::new(),
             unsettled_due: BTreeSet::new(),
             confirmation: Confirmation::default(),
             nodes,
@@ -123,14 +117,15 @@ impl WaitNodes {
 
     /// Notes whether there is something to tell of a node, or when there will be.
     fn settle(&mut self, index: usize, now: Instant) {
-        if is_settled(&self.nodes[index].newest, self.started) {
-            if let Some(due) = self.unsettled.remove(&index) {
+        let node = &mut self.nodes[index];
+        if is_settled(&node.newest, self.started) {
+            if let Some(due) = node.unsettled_due.take() {
                 self.unsettled_due.remove(&(due, index));
             }
             self.untold.insert(index);
             return;
         }
-        let due = *self.unsettled.entry(index).or_insert(now + UNANSWERED);
+        let due = *node.unsettled_due.get_or_insert(now + UNANSWERED);
         if due <= now {
             self.untold.insert(index);
         } else {

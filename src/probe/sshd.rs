@@ -13,7 +13,7 @@ const PREFIX: &str = "SSH-";
 /// sshd 9.8 and later adds a second of penalty for each connection that never logs in, and shuts an
 /// address out from fifteen on; a second takes one away (`PerSourcePenalties` in `sshd_config(5)`). Once
 /// in two seconds never adds up.
-pub(crate) const PAUSE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) const ASK: Ask = Ask {
     question: Question::Port(PortQuestion {

@@ -407,10 +407,9 @@ impl Bus {
             .await
             .map_err(call_error)?;
         let heard = self.listeners.heard_before(&reply);
-        let has_variants = T::SIGNATURE.to_string().contains('v');
-        if has_variants && reply.body().len() > VARIANTS_CAP {
-            let what = format!("a reply of {} bytes", reply.body().len());
-            return Err(DbusError::Garbled(what));
+        let length = reply.body().len();
+        if length > VARIANTS_CAP && T::SIGNATURE.to_string().contains('v') {
+            return Err(DbusError::Garbled(format!("a reply of {length} bytes")));
         }
         let said = reply.body().deserialize::<T>();
         said.map(|said| (said, heard))

@@ -83,7 +83,7 @@ impl Context {
             biased;
             permit = self.calls.permit(caller.id) => permit,
             () = self.environment.sleep_until(by) => {
-                let action = format!("inspecting container {node}: readyd has too many calls to make");
+                let action = format!("waiting for a turn to inspect container {node}");
                 let late = EngineError::TimedOut { action, limit: None };
                 return (self.environment.now(), Err(late));
             }

@@ -96,9 +96,7 @@ impl Watchers {
             _registry: Arc::clone(registry),
         }
     }
-}
 
-impl Watchers {
     /// How many nodes would be followed, if these were as well.
     pub(crate) fn followed_with<'a>(
         &self,
@@ -184,9 +182,8 @@ impl Following {
             if AssertUnwindSafe(actor.run()).catch_unwind().await.is_ok() {
                 return;
             }
-            tracing::error!(
-                "following has ended in a panic, which is a fault of readyd: it begins anew"
-            );
+            let NodeKey { node, .. } = &self.key;
+            tracing::error!(%node, "following has ended in a panic, which is a fault of readyd: it begins anew");
             self.clients.abandon();
             environment.sleep(AFTER_A_PANIC).await;
             self.clients.resume();

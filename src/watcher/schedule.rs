@@ -52,13 +52,6 @@ pub(super) const RESYNC: Duration = Duration::from_secs(30);
 /// one only keeps a query from adding up too many.
 pub(super) const QUERY_LIMIT: Duration = Duration::from_secs(30);
 
-/// How much of a query's time is kept for the engine to answer in, where the node has not: a twentieth,
-/// within bounds in which an engine answers and a caller does not miss it.
-pub(super) fn for_the_engine(left: Duration) -> Duration {
-    let share = (left / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
-    share.min(left / 2)
-}
-
 /// How often the container is inspected while something in it is slow to answer.
 pub(super) const STILL_RUNNING: Duration = Duration::from_millis(500);
 

@@ -16,12 +16,13 @@ use super::{
     confirm::Confirmations,
     context::{Caller, Context},
     probe_set::Mode,
-    schedule::{ENGINE_LAG, STILL_RUNNING, for_the_engine},
+    schedule::{ENGINE_LAG, STILL_RUNNING},
     span::Span,
 };
 use crate::{
     container::Container,
     engine::{CALL_LIMIT, EngineError},
+    environment::margin,
     inbox::Inbox,
     link::{HOST, Lease, LinkError, Reply, Support, Wanted},
     node::NodeName,
@@ -381,7 +382,7 @@ impl NodeSession {
     fn reply_by(&self, by: Instant) -> Instant {
         let now = self.now();
         let left = by.saturating_duration_since(now);
-        now + left.saturating_sub(for_the_engine(left))
+        now + left.saturating_sub(margin(left))
     }
 
     /// What the container is now, if it is seen to have stopped running under the query.

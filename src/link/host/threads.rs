@@ -66,22 +66,17 @@ impl Threads {
         let of_all = Arc::clone(&self.paths_in_all)
             .try_acquire_owned()
             .map_err(|_| hang("threads that look at the paths of other nodes hang"))?;
-        let mut place = Some(
-            permit(target, &self.paths, by)
-                .await
-                .ok_or_else(|| hang("too many paths of other nodes are looked at"))?,
-        );
+        let place = permit(target, &self.paths, by)
+            .await
+            .ok_or_else(|| hang("too many paths of other nodes are looked at"))?;
         let done = spawn((of_node, of_all), work);
         tokio::pin!(done);
-        let late = target.environment.sleep(AT_WORK);
-        tokio::pin!(late);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut done => return done,
-                () = &mut late, if place.is_some() => place = None,
-            }
+        tokio::select! {
+            biased;
+            done = &mut done => return done,
+            () = target.environment.sleep(AT_WORK) => drop(place),
         }
+        done.await
     }
 
     /// Runs work that enters a node's network.
