@@ -24,6 +24,7 @@ use tonic::{body::Body, codegen::http::Request, service::Routes};
 use tower::Service as _;
 
 use super::{
+    authority::Acceptable,
     drain::Drain,
     http2_stream::{self, StreamExecutor},
     listen::Listener,
@@ -87,7 +88,10 @@ impl Connections {
             let serving = self.clone();
             match stream {
                 Stream::Tcp(stream) => open.spawn(serving.serve(stream, Some(place))),
-                Stream::Unix(stream) => open.spawn(serving.serve(stream, Some(place))),
+                Stream::Unix(stream) => {
+                    let stream = Acceptable::new(stream, HEADER_BYTES as usize);
+                    open.spawn(serving.serve(stream, Some(place)))
+                }
             };
         }
         // A socket that is closed refuses at once whoever comes later.

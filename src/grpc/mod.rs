@@ -6,6 +6,7 @@
 //!              └─ status ◀─┘
 //! ```
 
+mod authority;
 mod budget;
 mod connection;
 mod convert;
