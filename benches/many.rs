@@ -109,6 +109,7 @@ async fn wait_of_names(client: &mut Client, wait: usize) -> Streaming<WaitReadyR
     let nodes = (0..1000).map(|n| NodeTarget {
         node: format!("made-up-{wait}-{n}"),
         role: 0,
+        profile: 0,
     });
     let request = WaitReadyRequest {
         nodes: nodes.collect(),
@@ -125,6 +126,7 @@ async fn snapshots(client: &mut Client, node: &str, within: Duration) -> Vec<Dur
         let request = SnapshotRequest {
             node: node.to_owned(),
             role: 0,
+            profile: 0,
         };
         let snapshot = client.snapshot(request).await.unwrap().into_inner();
         assert!(snapshot.ready);

@@ -52,6 +52,7 @@ impl Bench {
         let request = SnapshotRequest {
             node: node.to_owned(),
             role: 0,
+            profile: 0,
         };
         let response = self
             .runtime
@@ -75,6 +76,7 @@ impl Bench {
             nodes: vec![NodeTarget {
                 node: node.to_owned(),
                 role: 0,
+                profile: 0,
             }],
             ..Default::default()
         };

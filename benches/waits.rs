@@ -180,6 +180,7 @@ fn request(nodes: &[&str], probes: &[&str]) -> WaitReadyRequest {
     let target = |node: &&str| NodeTarget {
         node: (*node).to_owned(),
         role: 0,
+        profile: 0,
     };
     WaitReadyRequest {
         nodes: nodes.iter().map(target).collect(),

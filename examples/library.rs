@@ -12,6 +12,7 @@ use readyd::{
     monitor::{Monitor, Options, WaitEvent, WaitRequest, WaitTarget},
     node::{Identity, NodeName},
     probe::{Outcome, Probe, ProbeError},
+    reason::ReasonCode,
 };
 
 #[tokio::main]
@@ -38,15 +39,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let hostname = Probe::custom("hostname", |_node| async {
         match std::fs::metadata("/etc/hostname") {
             Ok(file) if file.len() > 0 => Ok(Outcome::passed()),
-            Ok(_) => Ok(Outcome::failed("/etc/hostname is empty")),
-            Err(error) => Err(ProbeError::new(format!("reading /etc/hostname: {error}"))),
+            Ok(_) => Ok(Outcome::failed(
+                ReasonCode::WrongAnswer,
+                "/etc/hostname is empty",
+            )),
+            Err(error) => Err(ProbeError::new(
+                ReasonCode::CommandFailed,
+                format!("reading /etc/hostname: {error}"),
+            )),
         }
     });
     let mut probes = Probe::of_role(snapshot.role);
     probes.push(hostname);
 
     let request = WaitRequest {
-        nodes: vec![WaitTarget { node, role: None }],
+        nodes: vec![WaitTarget {
+            node,
+            role: None,
+            profile: None,
+        }],
         probes,
         limit: Some(Duration::from_secs(60)),
         ..WaitRequest::default()

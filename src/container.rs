@@ -2,7 +2,7 @@
 
 use std::{fmt, time::SystemTime};
 
-use crate::node::Labels;
+use crate::{node::Labels, text::Detail};
 
 /// A container's full id. A name can be given to another container, but an id cannot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +35,33 @@ pub struct Container {
     pub pid: Option<u32>,
     /// The network that the container uses.
     pub network: Network,
+    /// The engine's own health status of the container; `None` if the container has no health check.
+    pub health: Option<Health>,
+    /// The end of the container's own log, if its run has ended and that is to be shown.
+    pub last_words: Detail,
+}
+
+/// What the engine's own health check of a container says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The status.
+    pub status: HealthStatus,
+    /// The output of the last check; empty if none has run, or if it is not to be shown.
+    pub output: Detail,
+}
+
+/// The status of a health check, as the engine names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HealthStatus {
+    /// No check has succeeded yet, and the container still has time.
+    Starting,
+    /// The last check has succeeded.
+    Healthy,
+    /// So many checks in a row have failed that the engine gives the container up.
+    Unhealthy,
+    /// A status that this version does not know. It never counts as healthy.
+    Other(String),
 }
 
 /// The network that a container uses.

@@ -15,6 +15,7 @@ use tokio::{io::AsyncWrite, time::Instant};
 use crate::{
     container::{Container, ContainerId},
     event::ContainerEvent,
+    reason::ReasonCode,
 };
 
 /// How long the engine may take to answer a call.
@@ -67,6 +68,19 @@ pub trait ContainerEngine: Send + Sync + 'static {
 
     /// Returns how many processes run in the container, without starting one.
     async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError>;
+
+    /// Returns the end of the container's own log: that many lines, and no more than so many bytes. An engine
+    /// without logs returns nothing, as this default implementation does.
+    async fn last_words(
+        &self,
+        id: &ContainerId,
+        lines: usize,
+        bytes: usize,
+        by: Instant,
+    ) -> Result<Vec<u8>, EngineError> {
+        let _ = (id, lines, bytes, by);
+        Ok(Vec::new())
+    }
 
     /// Starts a command in a running container, as root.
     async fn exec(
@@ -225,6 +239,23 @@ pub enum EngineError {
         /// The engine's own message.
         message: String,
     },
+}
+
+impl EngineError {
+    /// Returns the code of a reason that this error is.
+    pub(crate) fn code(&self) -> ReasonCode {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Garbled { .. }
+            | Self::Lost { .. } => ReasonCode::EngineUnreachable,
+            Self::TimedOut { .. } => ReasonCode::EngineSlow,
+            Self::NotRunning { .. } => ReasonCode::ContainerEnded,
+            Self::StillRunning { .. } => ReasonCode::NoAnswer,
+            Self::TooMuch { .. } => ReasonCode::WrongAnswer,
+            Self::CannotRun { .. } => ReasonCode::CommandFailed,
+        }
+    }
 }
 
 /// Formats the time in which a call was not answered: its own limit, or the time that was left to

@@ -44,7 +44,7 @@ pub enum Action {
     Rename,
     /// The container was removed.
     Destroy,
-    /// The result of the container's health check changed. No probe depends on it.
+    /// The result of the container's health check changed.
     Health,
 }
 

@@ -71,7 +71,7 @@ use readyd::{environment::Environment, node::Identity};
 # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 let docker = DockerEngine::new(DockerHost::default());
 let monitor = Monitor::new(docker, Options::default(), Environment::tokio());
-let node = WaitTarget { node: \"sind-dev-controller\".parse()?, role: None };
+let node = WaitTarget { node: \"sind-dev-controller\".parse()?, role: None, profile: None };
 let mut wait = monitor.wait(&Identity::Local, WaitRequest { nodes: vec![node], ..Default::default() });
 while let Some(event) = wait.next().await {
     match event {
@@ -139,7 +139,11 @@ mod question;
 #[cfg(feature = "monitor")]
 mod quota;
 #[cfg(feature = "monitor")]
+pub mod reason;
+#[cfg(feature = "monitor")]
 pub mod report;
+#[cfg(feature = "monitor")]
+mod slurm_conf;
 #[cfg(feature = "monitor")]
 mod systemd;
 #[cfg(feature = "monitor")]

@@ -125,6 +125,84 @@ impl FromStr for Role {
     }
 }
 
+/// How a node runs its daemons.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Profile {
+    /// As units of systemd, which is the container's first process.
+    #[default]
+    Systemd,
+    /// As plain processes, without systemd.
+    Process,
+}
+
+impl Profile {
+    /// All profiles.
+    pub const ALL: [Self; 2] = [Self::Systemd, Self::Process];
+
+    /// The profile's name, as in a label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemd",
+            Self::Process => "process",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The error for text that is not a profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a profile: the profiles are systemd and process")]
+pub struct InvalidProfile;
+
+impl FromStr for Profile {
+    type Err = InvalidProfile;
+
+    fn from_str(name: &str) -> Result<Self, InvalidProfile> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.as_str() == name)
+            .ok_or(InvalidProfile)
+    }
+}
+
+/// What a client says of a node in place of the node's labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// The role; `None` means the role of the label.
+    pub role: Option<Role>,
+    /// The profile; `None` means the profile of the label, else the server's own.
+    pub profile: Option<Profile>,
+}
+
+impl From<Option<Role>> for Part {
+    fn from(role: Option<Role>) -> Self {
+        let profile = None;
+        Self { role, profile }
+    }
+}
+
+/// What decides which probes a node has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct NodeKind {
+    pub(crate) role: Option<Role>,
+    pub(crate) profile: Profile,
+}
+
+/// What a client says, and of all else what a node has without labels.
+impl From<Part> for NodeKind {
+    fn from(Part { role, profile }: Part) -> Self {
+        let profile = profile.unwrap_or_default();
+        Self { role, profile }
+    }
+}
+
 /// A container's labels.
 pub type Labels = HashMap<String, String>;
 
@@ -137,34 +215,53 @@ pub struct LabelKeys {
     pub cluster: String,
     /// The node's role; `sind.role` by default.
     pub role: String,
+    /// The node's profile; `readyd.profile` by default.
+    pub profile: String,
 }
 
-/// The role in a container's labels.
+/// What a label of a container says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum RoleLabel {
+pub(crate) enum Label<T> {
     /// The container has no such label.
     Missing,
-    /// The label names this role.
-    Is(Role),
-    /// The label names no role.
+    /// The label names this.
+    Is(T),
+    /// The label names nothing that there is.
     Invalid {
         /// The label's value.
         value: String,
     },
 }
 
+impl<T: FromStr> Label<T> {
+    fn read(labels: &Labels, key: &str) -> Self {
+        let Some(value) = labels.get(key) else {
+            return Self::Missing;
+        };
+        let invalid = |_| Self::Invalid {
+            value: value.clone(),
+        };
+        value.parse().map_or_else(invalid, Self::Is)
+    }
+
+    /// Returns what the label names, if it does.
+    pub(crate) fn named(self) -> Option<T> {
+        match self {
+            Self::Is(named) => Some(named),
+            Self::Missing | Self::Invalid { .. } => None,
+        }
+    }
+}
+
 impl LabelKeys {
     /// The role that these labels give.
-    pub(crate) fn role_of(&self, labels: &Labels) -> RoleLabel {
-        match labels.get(&self.role) {
-            None => RoleLabel::Missing,
-            Some(value) => match value.parse() {
-                Ok(role) => RoleLabel::Is(role),
-                Err(InvalidRole) => RoleLabel::Invalid {
-                    value: value.clone(),
-                },
-            },
-        }
+    pub(crate) fn role_of(&self, labels: &Labels) -> Label<Role> {
+        Label::read(labels, &self.role)
+    }
+
+    /// The profile that these labels give.
+    pub(crate) fn profile_of(&self, labels: &Labels) -> Label<Profile> {
+        Label::read(labels, &self.profile)
     }
 }
 
@@ -175,6 +272,7 @@ impl Default for LabelKeys {
             realm: "sind.realm".to_owned(),
             cluster: "sind.cluster".to_owned(),
             role: "sind.role".to_owned(),
+            profile: "readyd.profile".to_owned(),
         }
     }
 }

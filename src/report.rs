@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    probe::Outcome,
-    text::{Detail, Reason},
+    probe::{Evidence, Outcome},
+    reason::{Reason, ReasonCode},
+    text::Line,
 };
 
 /// The report of a probe: its result, and how it was found.
@@ -15,8 +16,8 @@ pub struct ProbeReport {
     pub probe: String,
     /// The probe's result.
     pub result: ProbeResult,
-    /// Text of more than one line, if there is any: the end of a failed unit's journal.
-    pub detail: Detail,
+    /// What there is to show beside the result.
+    pub evidence: Evidence,
     /// How the node was reached; empty if it was not reached.
     pub via: &'static str,
     /// How long the probe took.
@@ -34,7 +35,7 @@ pub enum ProbeResult {
     /// The probe could not look, or has no reply yet.
     Unknown(Reason),
     /// The probe has not looked, because an earlier probe did not pass.
-    Skipped(Reason),
+    Skipped(Line),
 }
 
 impl ProbeResult {
@@ -50,12 +51,33 @@ impl ProbeResult {
         matches!(self, Self::Looked(Outcome::Terminal(_)))
     }
 
-    /// Returns the reason. Only a passed probe may have none.
+    /// Returns the text of the reason. Only a passed probe may have none.
     #[must_use]
-    pub fn reason(&self) -> Option<&Reason> {
+    pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Looked(outcome) => outcome.reason(),
-            Self::Unknown(reason) | Self::Skipped(reason) => Some(reason),
+            Self::Unknown(reason) => Some(reason.as_str()),
+            Self::Skipped(text) => Some(text.as_str()),
+        }
+    }
+
+    /// Returns the code of the reason. Only a passed or skipped probe has none.
+    #[must_use]
+    pub fn code(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Looked(outcome) => outcome.code(),
+            Self::Unknown(reason) => Some(reason.code()),
+            Self::Skipped(_) => None,
+        }
+    }
+
+    /// Returns why the probe keeps its node from being ready, if it does.
+    pub(crate) fn blocking(&self) -> Option<Reason> {
+        match self {
+            Self::Looked(Outcome::Passed(_)) => None,
+            Self::Looked(Outcome::Failed(reason) | Outcome::Terminal(reason))
+            | Self::Unknown(reason) => Some(reason.clone()),
+            Self::Skipped(text) => Some(Reason::new(ReasonCode::NotAnsweredYet, text.as_str())),
         }
     }
 
@@ -78,7 +100,7 @@ impl ProbeReport {
     pub(crate) fn says_the_same(&self, other: &Self) -> bool {
         self.probe == other.probe
             && self.result == other.result
-            && self.detail == other.detail
+            && self.evidence == other.evidence
             && self.via == other.via
     }
 }

@@ -5,17 +5,17 @@
 
 use std::fmt;
 
-/// The maximum length of a [`Reason`], in bytes.
+/// The maximum length of a reason's [`Line`], in bytes.
 pub const REASON_BYTES: usize = 1024;
 /// The maximum length of a [`Detail`], in bytes.
 pub const DETAIL_BYTES: usize = 8 * 1024;
 
-/// The reason for a state: one line of clean text, never empty, at most [`REASON_BYTES`] long.
+/// One line of clean text, never empty, at most [`REASON_BYTES`] long.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Reason(String);
+pub struct Line(String);
 
-impl Reason {
-    /// Makes a reason from any text. Line breaks become spaces.
+impl Line {
+    /// Makes a line from any text. Line breaks become spaces.
     #[must_use]
     pub fn new(text: impl AsRef<str>) -> Self {
         let mut line = clean(text.as_ref(), false);
@@ -33,13 +33,13 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl fmt::Debug for Reason {
+impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
     }
@@ -154,13 +154,13 @@ mod tests {
 
     #[test]
     fn terminal_escapes_lose_their_escape() {
-        assert_eq!(Reason::new("\u{1b}[31mred\u{9b}2J").as_str(), "[31mred2J");
+        assert_eq!(Line::new("\u{1b}[31mred\u{9b}2J").as_str(), "[31mred2J");
     }
 
     #[test]
     fn a_reason_is_one_line_and_never_empty() {
-        assert_eq!(Reason::new("a\r\nb\tc\u{2028}d").as_str(), "a b c d");
-        assert_eq!(Reason::new("\u{7}").as_str(), "no reason was given");
+        assert_eq!(Line::new("a\r\nb\tc\u{2028}d").as_str(), "a b c d");
+        assert_eq!(Line::new("\u{7}").as_str(), "no reason was given");
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         #[test]
         fn nothing_hostile_survives(text in any::<String>()) {
             let hostile = |c: char| (c.is_control() && c != '\n') || is_bidi(c);
-            let reason = Reason::new(&text);
+            let reason = Line::new(&text);
             prop_assert!(!reason.as_str().contains('\n') && !reason.as_str().contains(hostile));
             prop_assert!((1..=REASON_BYTES).contains(&reason.as_str().len()));
             let detail = Detail::new(&text);

@@ -1,8 +1,14 @@
 //! systemd's description of a node, as plain types: the state of the system, and of units.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
-use crate::text::{Detail, Reason};
+use crate::{
+    reason::{Reason, ReasonCode},
+    text::Detail,
+};
 
 /// A question to systemd: always its own state, and these units.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,10 +20,15 @@ pub(crate) struct UnitQuestion {
     pub(crate) proofs: Vec<&'static str>,
     /// Whether the end of the journal of failed units is read.
     pub(crate) journal: bool,
+    /// Whether the jobs are wanted that a boot waits for.
+    pub(crate) jobs: bool,
 }
 
 /// How many failed units a reply names at most: more than a reason has room for.
 pub(crate) const FAILED_UNITS: usize = 64;
+
+/// How many jobs a reply names at most.
+pub(crate) const JOBS: usize = 8;
 
 /// The state in one reply from systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +39,8 @@ pub(crate) struct SystemdState {
     /// The failed units, if the system is degraded: the first [`FAILED_UNITS`] by name; `None` if
     /// there are too many to list.
     pub(crate) failed_units: Option<Vec<String>>,
+    /// Some jobs that run, by the names of their units, if they were asked for and the boot is not over.
+    pub(crate) jobs: Vec<Job>,
     /// The units of the question, by their names in it.
     pub(crate) units: BTreeMap<String, Unit>,
     /// Whether signals of every later change will reach the caller's inbox.
@@ -35,6 +48,21 @@ pub(crate) struct SystemdState {
     /// The number of the last signal of a unit that arrived before this reply. The state includes
     /// that change.
     pub(crate) last_signal: u64,
+}
+
+/// A job that systemd runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Job {
+    /// The name of the job's unit.
+    pub(crate) unit: String,
+    /// Since when the unit has been on its way, in whole seconds of the node's clock; `None` if it is not
+    /// known.
+    pub(crate) since: Option<SystemTime>,
+}
+
+/// Whether the system's state, in systemd's own word, says that the boot is not over.
+pub(crate) fn is_booting(system: &str) -> bool {
+    matches!(system, "initializing" | "starting")
 }
 
 /// A unit, as systemd describes it (org.freedesktop.systemd1(5)).
@@ -93,6 +121,12 @@ impl Unit {
         self.active == "failed" && !self.job
     }
 
+    /// Whether the unit is down and not about to change that: it is inactive or has failed, and no job is
+    /// queued for it.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        matches!(self.active.as_str(), "inactive" | "failed" | "") && !self.job
+    }
+
     /// Whether the active state proves anything. With these types, a unit is active once it has
     /// reported so or has done its work. With the others (simple, exec, idle), a unit is active as
     /// soon as its process is forked, before that could fail (systemd.service(5), `Type=`). An
@@ -110,6 +144,29 @@ impl Unit {
         self.id == other.id && self.invocation == other.invocation && of(self) == of(other)
     }
 
+    /// The code of a reason that the unit is not up.
+    fn code(&self) -> ReasonCode {
+        match (self.load.as_str(), self.active.as_str()) {
+            ("masked", _) => ReasonCode::UnitMasked,
+            ("not-found" | "", _) => ReasonCode::UnitMissing,
+            (_, "failed") => ReasonCode::UnitFailed,
+            (_, "activating") => ReasonCode::UnitActivating,
+            _ => ReasonCode::UnitInactive,
+        }
+    }
+
+    /// What the last words of a failed unit ask for, where that is known.
+    fn hint(&self) -> &'static str {
+        // slurmctld gives up if slurmdbd does not answer at its very first start.
+        let lacks_database = self.journal.as_str().contains("we have no TRES from it");
+        if lacks_database {
+            ": it got nothing from its database, which may not be up yet; started again once slurmdbd \
+             answers, it goes on, and a wait with KEEP_WAITING waits for that"
+        } else {
+            ""
+        }
+    }
+
     /// The state in words, for a reason.
     pub(crate) fn describe(&self) -> Reason {
         let Self {
@@ -119,20 +176,23 @@ impl Unit {
             result,
             ..
         } = self;
-        Reason::new(match self.load.as_str() {
-            "masked" => format!("{id} is masked"),
-            "not-found" | "" => format!("{id} does not exist in the node"),
-            "loaded" => match active.as_str() {
-                "failed" if result != "success" && !result.is_empty() => {
-                    format!("{id} is failed (result: {result})")
-                }
-                "inactive" if self.condition_failed => format!(
-                    "{id} is inactive: a condition of its unit file is not met (a missing configuration file, say)"
-                ),
-                _ if active == sub || sub.is_empty() => format!("{id} is {active}"),
-                _ => format!("{id} is {active} ({sub})"),
+        Reason::new(
+            self.code(),
+            match self.load.as_str() {
+                "masked" => format!("{id} is masked"),
+                "not-found" | "" => format!("{id} does not exist in the node"),
+                "loaded" => match active.as_str() {
+                    "failed" if result != "success" && !result.is_empty() => {
+                        format!("{id} is failed (result: {result}){}", self.hint())
+                    }
+                    "inactive" if self.condition_failed => format!(
+                        "{id} is inactive: a condition of its unit file is not met (a missing configuration file, say)"
+                    ),
+                    _ if active == sub || sub.is_empty() => format!("{id} is {active}"),
+                    _ => format!("{id} is {active} ({sub})"),
+                },
+                load => format!("{id} cannot be loaded ({load})"),
             },
-            load => format!("{id} cannot be loaded ({load})"),
-        })
+        )
     }
 }

@@ -562,6 +562,7 @@ async fn after_ten_thousand_waits_nothing_is_left() {
                 nodes: vec![NodeTarget {
                     node: node.clone(),
                     role: 0,
+                    profile: 0,
                 }],
                 timeout: Some(Duration::from_millis(limit).try_into().unwrap()),
                 ..WaitReadyRequest::default()

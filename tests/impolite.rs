@@ -75,6 +75,7 @@ async fn is_served(url: &str) -> bool {
     let request = SnapshotRequest {
         node: "n".into(),
         role: 0,
+        profile: 0,
     };
     client.snapshot(request).await.is_ok()
 }
@@ -101,6 +102,7 @@ async fn who_connects_and_says_nothing_is_cut_off() {
     let request = SnapshotRequest {
         node: "n".into(),
         role: 0,
+        profile: 0,
     };
     assert!(client.snapshot(request).await.is_ok());
 }

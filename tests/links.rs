@@ -14,31 +14,19 @@ use std::{
 };
 
 use readyd::{
-    monitor::{
-        CHECK_LIMIT, LinkChoice, Monitor, MonitorError, Snapshot, Verdict, WaitEvent, WaitRequest,
-    },
+    monitor::{CHECK_LIMIT, LinkChoice, MonitorError, Verdict, WaitEvent, WaitRequest},
     node::Role,
     probe::{Outcome, Probe, Service},
+    reason::ReasonCode,
     report::{ProbeReport, ProbeResult},
 };
 use rstest::rstest;
 use support::real::{
-    BOOKWORM, Cluster, FORKY, ME, Node, booted, docker, eventually, monitor, reason, request,
-    stdout, unique,
+    BOOKWORM, Cluster, FORKY, ME, Node, booted, check, docker, eventually, monitor, reason,
+    request, snapshot, stdout, unique,
 };
 
 const MS: Duration = Duration::from_millis(1);
-
-async fn snapshot(monitor: &Monitor, node: &str) -> Snapshot {
-    let name = node.parse().unwrap();
-    monitor.snapshot(&ME, &name, None).await.unwrap()
-}
-
-async fn check(monitor: &Monitor, node: &str, probe: &str) -> ProbeReport {
-    let (name, probe) = (node.parse().unwrap(), Probe::named(probe).unwrap());
-    let checked = monitor.check(&ME, &name, &probe, None, CHECK_LIMIT).await;
-    checked.unwrap()
-}
 
 fn vias(probes: &[ProbeReport]) -> BTreeSet<&str> {
     let looked = probes.iter().filter(|probe| probe.probe != "container");
@@ -109,10 +97,17 @@ async fn each_way_reaches_every_kind_of_node_and_says_so(
     let sh = |shell: &str| support::real::in_node(worker, shell);
     sh("systemctl stop munge; echo short >/etc/munge/munge.key; systemctl start munge; true");
     let failed = check(&monitor, worker, "munge").await;
-    let expected = Outcome::terminal("munge.service is failed (result: exit-code)");
+    let expected = Outcome::terminal(
+        ReasonCode::UnitFailed,
+        "munge.service is failed (result: exit-code)",
+    );
     assert_eq!(failed.result, ProbeResult::Looked(expected));
     assert!(
-        failed.detail.as_str().contains("munge.service: Failed"),
+        failed
+            .evidence
+            .detail
+            .as_str()
+            .contains("munge.service: Failed"),
         "{failed:?}"
     );
     let systemd = check(&monitor, worker, "systemd").await;
@@ -499,14 +494,17 @@ async fn a_journal_of_noise_is_told_clean(
     node.write("/run/systemd/system/munge.service", noise);
     node.sh("rm /etc/systemd/system/multi-user.target.wants/munge.service; systemctl stop munge; mount --bind /run/systemd/system/munge.service /lib/systemd/system/munge.service; systemctl daemon-reload; systemctl restart munge; true");
     let report = check(&monitor(link), &node.0, "munge").await;
-    let expected = Outcome::terminal("munge.service is failed (result: exit-code)");
+    let expected = Outcome::terminal(
+        ReasonCode::UnitFailed,
+        "munge.service is failed (result: exit-code)",
+    );
     assert_eq!(
         report.result,
         ProbeResult::Looked(expected),
         "{}",
-        report.detail.as_str()
+        report.evidence.detail.as_str()
     );
-    let detail = report.detail.as_str();
+    let detail = report.evidence.detail.as_str();
     assert!(!detail.is_empty() && detail.len() <= 8192);
     let hostile = |c: char| c.is_control() && c != '\n';
     assert!(!detail.contains(hostile), "{detail:?}");
@@ -559,7 +557,7 @@ async fn a_port_of_a_shared_network_proves_nothing(
     let expected = why(&on_host.0, "the network of the engine's machine");
     assert_eq!(
         report.result,
-        ProbeResult::Looked(Outcome::failed(expected))
+        ProbeResult::Looked(Outcome::failed(ReasonCode::Unproven, expected))
     );
 
     // A wait reports the same reason.

@@ -146,6 +146,7 @@ async fn a_fault_of_readyds_own_delays_a_wait_and_does_not_end_it() {
     let target = WaitTarget {
         node: "n".parse().unwrap(),
         role: None,
+        profile: None,
     };
     let start = Instant::now();
     let ready = monitor

@@ -24,6 +24,7 @@ use readyd::{
     },
     node::{Identity, NodeName, Role, Visibility},
     probe::{Outcome, Probe, ProbeError, Service},
+    reason::ReasonCode,
     report::{ProbeResult, Trigger},
 };
 use support::fake::{FakeEngine, FakeNode, FakeUnit};
@@ -48,6 +49,7 @@ fn request(nodes: &[&str]) -> WaitRequest {
     let target = |node: &&str| WaitTarget {
         node: name(node),
         role: None,
+        profile: None,
     };
     WaitRequest {
         nodes: nodes.iter().map(target).collect(),
@@ -170,7 +172,7 @@ async fn a_stopped_container_answers_for_every_probe() {
     let snapshot = monitor.snapshot(&ME, &name("w"), None).await.unwrap();
     assert!(snapshot.services.values().all(|up| !up));
     let reason = "container w is exited (exit code 137) (OOM killed)";
-    let terminal = ProbeResult::Looked(Outcome::terminal(reason));
+    let terminal = ProbeResult::Looked(Outcome::terminal(ReasonCode::ContainerEnded, reason));
     assert!(
         snapshot
             .probes
@@ -381,7 +383,7 @@ async fn a_failed_unit_is_terminal_with_its_journal_once_confirmed() {
     assert!(result.elapsed >= 100 * MS);
     assert_eq!(reports.len(), 2, "first failed, then terminal");
     assert!(matches!(reports[0].state, NodeState::Waiting(_)));
-    assert_eq!(reports[1].probes[3].detail.as_str(), "it died");
+    assert_eq!(reports[1].probes[3].evidence.detail.as_str(), "it died");
 
     let munge = monitor
         .check(&ME, &name("n"), &probe("munge"), None, CHECK_LIMIT)
@@ -392,7 +394,10 @@ async fn a_failed_unit_is_terminal_with_its_journal_once_confirmed() {
     let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
     assert_eq!(
         snapshot.probes[3].result,
-        ProbeResult::Looked(Outcome::failed("munge.service is failed"))
+        ProbeResult::Looked(Outcome::failed(
+            ReasonCode::UnitFailed,
+            "munge.service is failed"
+        ))
     );
 }
 
@@ -521,6 +526,7 @@ async fn a_port_that_accepts_is_no_slurmrestd_without_its_unit() {
     let (node, slurmrestd) = (name("n"), probe("slurmrestd"));
     let check = || monitor.check(&ME, &node, &slurmrestd, None, CHECK_LIMIT);
     let failed = ProbeResult::Looked(Outcome::failed(
+        ReasonCode::UnitMissing,
         "slurmrestd.service does not exist in the node",
     ));
     assert_eq!(check().await.unwrap().result, failed);
@@ -719,7 +725,10 @@ async fn what_a_policy_may_start_again_is_terminal_once_it_is_left_so_for_a_seco
     assert!(checked.result.is_terminal(), "{checked:?}");
     assert!(start.elapsed() >= 1000 * MS, "{:?}", start.elapsed());
     let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
-    let failed = Outcome::failed("container n is exited (exit code 137)");
+    let failed = Outcome::failed(
+        ReasonCode::ContainerEnded,
+        "container n is exited (exit code 137)",
+    );
     assert_eq!(snapshot.probes[0].result, ProbeResult::Looked(failed));
 
     // A container that is started again within the second is waited for like any other.
@@ -880,7 +889,7 @@ async fn a_label_that_is_no_role_is_never_guessed_around() {
     let monitor = monitor(&fake);
     let complaint = "container n has the label sind.role=boss, which is not a role: the roles are \
                      controller, submitter, worker, db and api";
-    let failed = ProbeResult::Looked(Outcome::failed(complaint));
+    let failed = ProbeResult::Looked(Outcome::failed(ReasonCode::RoleInvalid, complaint));
 
     let snapshot = monitor.snapshot(&ME, &name("n"), None).await.unwrap();
     assert!(!snapshot.ready);
@@ -916,8 +925,11 @@ async fn ones_own_probe_runs_like_the_others() {
         let call = count.fetch_add(1, Ordering::SeqCst);
         async move {
             match call {
-                0 => Err(ProbeError::new("no network")),
-                1 => Ok(Outcome::failed(format!("{node} has called {call} times"))),
+                0 => Err(ProbeError::new(ReasonCode::EngineUnreachable, "no network")),
+                1 => Ok(Outcome::failed(
+                    ReasonCode::WrongAnswer,
+                    format!("{node} has called {call} times"),
+                )),
                 _ => Ok(Outcome::passed()),
             }
         }
@@ -944,10 +956,13 @@ async fn ones_own_probe_runs_like_the_others() {
     assert_eq!(reports[0].probes.last().unwrap().probe, "third-time");
     assert_eq!(result.verdict, Verdict::Ready);
 
-    let never = Probe::custom("never", |_| async { Ok(Outcome::terminal("it cannot be")) });
+    let never = Probe::custom("never", |_| async {
+        Ok(Outcome::terminal(ReasonCode::WrongAnswer, "it cannot be"))
+    });
     let target = WaitTarget {
         node: name("n"),
         role: None,
+        profile: None,
     };
     let gave_up = monitor
         .until_ready(&ME, target, vec![never], Duration::ZERO)
@@ -1232,7 +1247,7 @@ async fn a_check_ends_in_time_though_the_engine_hangs_as_well() {
     };
     // Where only the node is slow, that is what the check says.
     let slow = check().await.unwrap();
-    let reason = slow.result.reason().unwrap().as_str();
+    let reason = slow.result.reason().unwrap();
     assert_eq!(reason, "scontrol ping has not answered in time");
     let hanging = async {
         sleep(1000 * MS).await;

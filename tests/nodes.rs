@@ -14,6 +14,7 @@ use readyd::{
     monitor::{CHECK_LIMIT, LinkChoice, MonitorError, NodeState, Verdict, WaitEvent, WaitRequest},
     node::Role,
     probe::{Outcome, Probe, Service},
+    reason::ReasonCode,
     report::ProbeResult,
 };
 use rstest::rstest;
@@ -227,9 +228,9 @@ async fn a_slurmd_that_dies_after_its_start_is_never_ready(
                 );
                 let slurmd = result.nodes[0].probes.last().unwrap();
                 assert!(
-                    slurmd.detail.as_str().contains("NoSuchOption"),
+                    slurmd.evidence.detail.as_str().contains("NoSuchOption"),
                     "{:?}",
-                    slurmd.detail
+                    slurmd.evidence.detail
                 );
             }
             other => panic!("{other:?}"),
@@ -314,13 +315,19 @@ async fn a_container_that_pauses_or_dies_under_an_exec_ends_it_with_a_reason(
     let node = hung_controller(suite);
     let is = |state: &str| format!("container {} is {state}", node.0);
     let paused = checked_under(&node, link, pause).await;
-    assert_eq!(paused, ProbeResult::Looked(Outcome::failed(is("paused"))));
+    assert_eq!(
+        paused,
+        ProbeResult::Looked(Outcome::failed(ReasonCode::ContainerPaused, is("paused")))
+    );
     docker(&["unpause", &node.0]);
     eventually("the paused command has gone", || sleepers(&node) == 0);
     let killed = checked_under(&node, link, |node| drop(docker(&["kill", node]))).await;
     assert_eq!(
         killed,
-        ProbeResult::Looked(Outcome::terminal(is("exited (exit code 137)")))
+        ProbeResult::Looked(Outcome::terminal(
+            ReasonCode::ContainerEnded,
+            is("exited (exit code 137)")
+        ))
     );
 }
 
@@ -430,7 +437,10 @@ async fn a_command_whose_connection_is_lost_says_nothing_of_the_node(
         );
     } else {
         // A broken link is opened anew, and scontrol is slow there, too.
-        let slow = Outcome::failed("scontrol ping has not answered in time");
+        let slow = Outcome::failed(
+            ReasonCode::NoAnswer,
+            "scontrol ping has not answered in time",
+        );
         assert_eq!(checked.unwrap().result, ProbeResult::Looked(slow));
     }
 }
@@ -501,7 +511,10 @@ async fn a_hostile_port_22_ends_in_time_and_is_quoted_clean(
         .check(&ME, &name, &sshd, None, CHECK_LIMIT)
         .await
         .unwrap();
-    assert_eq!(reason(&report.result), "port 22: Connection refused");
+    assert_eq!(
+        reason(&report.result),
+        "port 22: Connection refused (dialled at 127.0.0.1)"
+    );
 }
 
 /// Nothing tells that sshd has stopped answering: its unit stays active.

@@ -100,6 +100,7 @@ async fn the_callers_deadline_ends_a_unary_call_with_its_own_status() {
         let mut snapshot = Request::new(SnapshotRequest {
             node: "n".into(),
             role: 0,
+            profile: 0,
         });
         snapshot.set_timeout(Duration::from_millis(millis));
         let status = served.client.snapshot(snapshot).await.unwrap_err();
@@ -135,6 +136,7 @@ async fn a_check_says_whether_the_node_or_the_engine_was_slow() {
             nanos: 200_000_000,
         }),
         role: 0,
+        profile: 0,
     };
     let report = served
         .client
@@ -262,6 +264,7 @@ async fn a_drain_ends_waits_without_a_result_and_lets_nobody_in() {
         .snapshot(SnapshotRequest {
             node: "n".into(),
             role: 0,
+            profile: 0,
         })
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
@@ -302,6 +305,7 @@ async fn a_unix_socket_serves_as_well_and_reflection_is_on() {
         .snapshot(SnapshotRequest {
             node: "n".into(),
             role: 0,
+            profile: 0,
         })
         .await;
     assert!(snapshot.unwrap().into_inner().ready);

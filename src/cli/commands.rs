@@ -15,16 +15,17 @@ use crate::{
         CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, Outcome,
         SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
     },
-    grpc::{ListenError, role_number},
+    grpc::{ListenError, profile_number, role_number},
 };
 
 pub(super) async fn snapshot(arguments: SnapshotArguments) -> anyhow::Result<Exit> {
     let SnapshotArguments { node, role, client } = arguments;
-    let output = client.output;
+    let (output, profile) = (client.output, client.monitor.profile);
     let mut client = connect::connect(client).await?;
     let request = SnapshotRequest {
         node,
         role: role_number(role),
+        profile: profile_number(profile),
     };
     let response = client.service.snapshot(request).await?.into_inner();
     match output {
@@ -46,13 +47,14 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
         timeout,
         client,
     } = arguments;
-    let output = client.output;
+    let (output, profile) = (client.output, client.monitor.profile);
     let mut client = connect::connect(client).await?;
     let request = CheckRequest {
         node,
         probe,
         timeout: proto(timeout),
         role: role_number(role),
+        profile: profile_number(profile),
     };
     let response = client.service.check(request).await?.into_inner();
     let report = response.report.clone().unwrap_or_default();
@@ -81,11 +83,12 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         keep_waiting,
         client,
     } = arguments;
-    let output = client.output;
+    let (output, profile) = (client.output, client.monitor.profile);
     let mut client = connect::connect(client).await?;
     let target = |node| NodeTarget {
         node,
         role: role_number(role),
+        profile: profile_number(profile),
     };
     let cluster = cluster.map(|(realm, cluster)| ClusterSelector {
         realm,

@@ -16,7 +16,7 @@ use crate::{
     environment::Environment,
     grpc::ListenAddress,
     monitor::{LinkChoice, Monitor, Options},
-    node::{LabelKeys, Visibility},
+    node::{LabelKeys, Profile, Visibility},
 };
 
 /// The exit code of a command.
@@ -95,6 +95,14 @@ struct MonitorArguments {
     /// The key of the label that holds a node's role
     #[arg(long, value_name = "KEY", default_value = "sind.role")]
     role_label: String,
+    /// The key of the label that holds a node's profile
+    #[arg(long, value_name = "KEY", default_value = "readyd.profile")]
+    profile_label: String,
+    /// How nodes run their daemons: systemd, or process (as plain processes). A server goes by it where
+    /// neither the request nor the node's label says anything; a client's request says it [default:
+    /// systemd]
+    #[arg(long, value_name = "systemd|process")]
+    profile: Option<Profile>,
 }
 
 /// An error in the command line or in a variable that clap does not detect.
@@ -132,15 +140,19 @@ impl MonitorArguments {
             realm_label,
             cluster_label,
             role_label,
+            profile_label,
+            profile,
         } = self;
         let options = Options {
             labels: LabelKeys {
                 realm: realm_label,
                 cluster: cluster_label,
                 role: role_label,
+                profile: profile_label,
             },
             visibility: Visibility::select(select),
             journal: !no_journal,
+            profile: profile.unwrap_or_default(),
             link,
             keep_links,
             linger,

@@ -13,15 +13,22 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     Docker,
-    models::{ContainerInspectResponse, ContainerStateStatusEnum, RestartPolicyNameEnum},
-    query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder, TopOptionsBuilder},
+    models::{
+        ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, RestartPolicyNameEnum,
+    },
+    query_parameters::{
+        InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
+        TopOptionsBuilder,
+    },
 };
+use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 pub use host::{DockerHost, InvalidDockerHost};
 
+use crate::text::Detail;
 use crate::{
-    container::{Container, ContainerId, Network, State},
+    container::{Container, ContainerId, Health, HealthStatus, Network, State},
     engine::{
         CALL_LIMIT, ContainerEngine, EngineError, ErrorCause, EventStream, Exec, ListedContainer,
         RunningExec,
@@ -152,6 +159,34 @@ impl ContainerEngine for DockerEngine {
         Ok(top.processes.unwrap_or_default().len())
     }
 
+    async fn last_words(
+        &self,
+        id: &ContainerId,
+        lines: usize,
+        bytes: usize,
+        by: Instant,
+    ) -> Result<Vec<u8>, EngineError> {
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .tail(&lines.to_string())
+            .build();
+        self.call(
+            format!("reading the log of container {id}"),
+            by,
+            |docker| async move {
+                let mut chunks = docker.logs(&id.0, Some(options));
+                let mut log = Vec::new();
+                while let Some(chunk) = chunks.try_next().await? {
+                    log.extend_from_slice(&chunk.into_bytes());
+                    log.drain(..log.len().saturating_sub(bytes));
+                }
+                Ok(log)
+            },
+        )
+        .await
+    }
+
     async fn exec(
         &self,
         id: &ContainerId,
@@ -189,6 +224,7 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
         _ if mode == "host" => Network::Host,
         _ => Network::Own,
     };
+    let health = state.health.and_then(health);
     let restarts = host
         .restart_policy
         .and_then(|policy| policy.name)
@@ -227,5 +263,23 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
             .and_then(|pid| u32::try_from(pid).ok())
             .filter(|pid| *pid > 0),
         network,
+        health,
+        last_words: Detail::default(),
+    })
+}
+
+/// Converts what the engine says of a health check; none where there is no check.
+fn health(health: bollard::models::Health) -> Option<Health> {
+    let status = match health.status? {
+        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => return None,
+        HealthStatusEnum::STARTING => HealthStatus::Starting,
+        HealthStatusEnum::HEALTHY => HealthStatus::Healthy,
+        HealthStatusEnum::UNHEALTHY => HealthStatus::Unhealthy,
+    };
+    let last = health.log.and_then(|mut log| log.pop());
+    let output = last.and_then(|check| check.output).unwrap_or_default();
+    Some(Health {
+        status,
+        output: Detail::new(output),
     })
 }

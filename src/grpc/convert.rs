@@ -5,12 +5,32 @@ use std::time::{Duration, SystemTime};
 use super::budget;
 use crate::{
     monitor::{NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
-    node::Role,
+    node::{Profile, Role},
     pb,
     probe::Outcome,
+    reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult, Trigger},
-    text::Reason,
+    text::Line,
 };
+
+pub(super) fn profile_of(profile: pb::Profile) -> Option<Profile> {
+    match profile {
+        pb::Profile::Unspecified => None,
+        pb::Profile::Systemd => Some(Profile::Systemd),
+        pb::Profile::Process => Some(Profile::Process),
+    }
+}
+
+/// Returns the number that stands for a profile on the wire.
+#[cfg(feature = "cli")]
+pub(crate) fn profile_number(profile: Option<Profile>) -> i32 {
+    let profile = match profile {
+        None => pb::Profile::Unspecified,
+        Some(Profile::Systemd) => pb::Profile::Systemd,
+        Some(Profile::Process) => pb::Profile::Process,
+    };
+    profile.into()
+}
 
 pub(super) fn role_of(role: pb::Role) -> Option<Role> {
     match role {
@@ -49,8 +69,45 @@ fn timestamp(time: SystemTime) -> prost_types::Timestamp {
     time.into()
 }
 
-fn text(reason: Option<&Reason>) -> String {
-    reason.map_or_else(String::new, |reason| reason.as_str().to_owned())
+fn text(reason: Option<&str>) -> String {
+    reason.unwrap_or_default().to_owned()
+}
+
+/// Returns the code of a reason as it is on the wire.
+fn reason_code(code: ReasonCode) -> pb::ReasonCode {
+    match code {
+        ReasonCode::ContainerMissing => pb::ReasonCode::ContainerMissing,
+        ReasonCode::ContainerNotStarted => pb::ReasonCode::ContainerNotStarted,
+        ReasonCode::ContainerPaused => pb::ReasonCode::ContainerPaused,
+        ReasonCode::ContainerRestarting => pb::ReasonCode::ContainerRestarting,
+        ReasonCode::ContainerEnded => pb::ReasonCode::ContainerEnded,
+        ReasonCode::ContainerUnhealthy => pb::ReasonCode::ContainerUnhealthy,
+        ReasonCode::RoleInvalid => pb::ReasonCode::RoleInvalid,
+        ReasonCode::Booting => pb::ReasonCode::Booting,
+        ReasonCode::BusUnavailable => pb::ReasonCode::BusUnavailable,
+        ReasonCode::UnitMissing => pb::ReasonCode::UnitMissing,
+        ReasonCode::UnitMasked => pb::ReasonCode::UnitMasked,
+        ReasonCode::UnitInactive => pb::ReasonCode::UnitInactive,
+        ReasonCode::UnitActivating => pb::ReasonCode::UnitActivating,
+        ReasonCode::UnitFailed => pb::ReasonCode::UnitFailed,
+        ReasonCode::Unproven => pb::ReasonCode::Unproven,
+        ReasonCode::PortClosed => pb::ReasonCode::PortClosed,
+        ReasonCode::NoAnswer => pb::ReasonCode::NoAnswer,
+        ReasonCode::WrongAnswer => pb::ReasonCode::WrongAnswer,
+        ReasonCode::RpcDown => pb::ReasonCode::RpcDown,
+        ReasonCode::NotRegistered => pb::ReasonCode::NotRegistered,
+        ReasonCode::NodeUnusable => pb::ReasonCode::NodeUnusable,
+        ReasonCode::ProcessMissing => pb::ReasonCode::ProcessMissing,
+        ReasonCode::CommandFailed => pb::ReasonCode::CommandFailed,
+        ReasonCode::Confirming => pb::ReasonCode::Confirming,
+        ReasonCode::EngineUnreachable => pb::ReasonCode::EngineUnreachable,
+        ReasonCode::EngineSlow => pb::ReasonCode::EngineSlow,
+        ReasonCode::NotAnsweredYet => pb::ReasonCode::NotAnsweredYet,
+        ReasonCode::ClusterIncomplete => pb::ReasonCode::ClusterIncomplete,
+        ReasonCode::ProfileInvalid => pb::ReasonCode::ProfileInvalid,
+        ReasonCode::AuthFailed => pb::ReasonCode::AuthFailed,
+        ReasonCode::JobFailed => pb::ReasonCode::JobFailed,
+    }
 }
 
 pub(super) fn probe_report(report: &ProbeReport) -> pb::ProbeReport {
@@ -66,9 +123,14 @@ pub(super) fn probe_report(report: &ProbeReport) -> pb::ProbeReport {
         outcome: outcome.into(),
         reason: text(report.result.reason()),
         elapsed: Some(duration(report.elapsed)),
-        detail: report.detail.as_str().to_owned(),
+        detail: report.evidence.detail.as_str().to_owned(),
         via: report.via.to_owned(),
         since: Some(timestamp(report.since)),
+        code: report
+            .result
+            .code()
+            .map_or(0, |code| reason_code(code).into()),
+        slurm_state: text(report.evidence.slurm_state.as_ref().map(Line::as_str)),
     }
 }
 
@@ -120,7 +182,7 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
         trigger: trigger.into(),
         trigger_detail: report.trigger_detail.to_string(),
         round: report.round,
-        reason: text(reason),
+        reason: text(reason.map(Reason::as_str)),
     }
 }
 

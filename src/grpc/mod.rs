@@ -20,7 +20,7 @@ mod status;
 mod validate;
 
 #[cfg(feature = "cli")]
-pub(crate) use convert::role_number;
+pub(crate) use convert::{profile_number, role_number};
 pub use drain::{DRAIN_LIMIT, Drain, Drainer};
 pub use listen::{InvalidListenAddress, ListenAddress, ListenError, Listener};
 pub use server::Server;

@@ -175,10 +175,10 @@ impl ReadinessService for Readiness {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<pb::SnapshotResponse>, Status> {
         http2_stream::end_at(None);
-        let (node, role) =
+        let (node, part) =
             validate::snapshot(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
-        let look = self.monitor.snapshot(&identity, &node, role);
+        let look = Box::pin(self.monitor.snapshot(&identity, &node, part));
         let left = deadline::of_caller(request.metadata());
         let snapshot = self.look(left, &node, None, look).await?;
         Ok(Response::new(convert::snapshot(&snapshot)))
@@ -191,13 +191,14 @@ impl ReadinessService for Readiness {
         http2_stream::end_at(None);
         let check = validate::check(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
-        let look = self.monitor.check(
+        // A look is large, and most of a call is spent in it.
+        let look = Box::pin(self.monitor.check(
             &identity,
             &check.node,
             &check.probe,
-            check.role,
+            check.part,
             check.limit,
-        );
+        ));
         let left = deadline::of_caller(request.metadata());
         let report = self
             .look(left, &check.node, Some(check.probe.name()), look)

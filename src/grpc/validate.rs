@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     monitor::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
-    node::{NodeName, Role},
+    node::{NodeName, Part, Profile, Role},
     pb,
     probe::Probe,
 };
@@ -31,7 +31,7 @@ const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duratio
 pub(super) struct Check {
     pub(super) node: NodeName,
     pub(super) probe: Probe,
-    pub(super) role: Option<Role>,
+    pub(super) part: Part,
     pub(super) limit: Duration,
 }
 
@@ -44,14 +44,13 @@ pub(super) enum ValidWait {
     Cluster,
 }
 
-pub(super) fn snapshot(
-    request: &pb::SnapshotRequest,
-) -> Result<(NodeName, Option<Role>), Violations> {
+pub(super) fn snapshot(request: &pb::SnapshotRequest) -> Result<(NodeName, Part), Violations> {
     let mut checks = Checks::default();
     let node = checks.node("node", &request.node);
     let role = checks.role("role", request.role);
+    let profile = checks.profile("profile", request.profile);
     match node {
-        Some(node) if checks.passed() => Ok((node, role)),
+        Some(node) if checks.passed() => Ok((node, Part { role, profile })),
         _ => Err(checks.0),
     }
 }
@@ -62,11 +61,12 @@ pub(super) fn check(request: &pb::CheckRequest) -> Result<Check, Violations> {
     let probe = checks.probe("probe", &request.probe);
     let limit = checks.duration("timeout", request.timeout.as_ref());
     let role = checks.role("role", request.role);
+    let profile = checks.profile("profile", request.profile);
     match (node, probe) {
         (Some(node), Some(probe)) if checks.passed() => Ok(Check {
             node,
             probe,
-            role,
+            part: Part { role, profile },
             limit: limit.unwrap_or(CHECK_LIMIT).min(LONGEST_CHECK),
         }),
         _ => Err(checks.0),
@@ -175,6 +175,17 @@ impl Checks {
         convert::role_of(role)
     }
 
+    fn profile(&mut self, field: &str, number: i32) -> Option<Profile> {
+        let Ok(profile) = pb::Profile::try_from(number) else {
+            let bad = format!(
+                "{number} is not a profile: they are 0 (unset), 1 (systemd) and 2 (process)"
+            );
+            self.violation(field, bad);
+            return None;
+        };
+        convert::profile_of(profile)
+    }
+
     fn failure_policy(&mut self, number: i32) -> FailurePolicy {
         match pb::FailurePolicy::try_from(number) {
             Ok(pb::FailurePolicy::KeepWaiting) => FailurePolicy::KeepWaiting,
@@ -234,20 +245,26 @@ impl Checks {
         for (index, target) in targets.iter().enumerate() {
             let node = self.node(&format!("nodes[{index}].node"), &target.node);
             let role = self.role(&format!("nodes[{index}].role"), target.role);
+            let profile = self.profile(&format!("nodes[{index}].profile"), target.profile);
             let Some(node) = node else { continue };
-            match places.get(&node) {
-                None => {
-                    places.insert(node.clone(), (index, target.role));
-                    nodes.push(WaitTarget { node, role });
+            let Some(&(first, first_role, first_profile)) = places.get(&node) else {
+                places.insert(node.clone(), (index, target.role, target.profile));
+                nodes.push(WaitTarget {
+                    node,
+                    role,
+                    profile,
+                });
+                continue;
+            };
+            for (what, differs) in [
+                ("role", first_role != target.role),
+                ("profile", first_profile != target.profile),
+            ] {
+                if differs {
+                    let name = quoted(node.as_str());
+                    let bad = format!("{name} has another {what} in nodes[{first}]");
+                    self.violation(format!("nodes[{index}].{what}"), bad);
                 }
-                Some((_, same)) if *same == target.role => {}
-                Some((first, _)) => self.violation(
-                    format!("nodes[{index}].role"),
-                    format!(
-                        "{} has another role in nodes[{first}]",
-                        quoted(node.as_str())
-                    ),
-                ),
             }
         }
         nodes
@@ -310,6 +327,7 @@ mod tests {
         pb::NodeTarget {
             node: node.to_owned(),
             role: role.into(),
+            profile: 0,
         }
     }
 
@@ -334,6 +352,7 @@ mod tests {
                 pb::NodeTarget {
                     node: "n".into(),
                     role: 9,
+                    profile: 0,
                 },
             ],
             probes: vec!["sshd".into(), "nope".into(), "sshd".into()],
@@ -459,6 +478,33 @@ mod tests {
         );
         assert_eq!(timeout(0, 0).unwrap().limit, Some(LONGEST_WAIT));
         assert_eq!(timeout(86_400, 0).unwrap().limit, Some(LONGEST_WAIT));
+    }
+
+    #[test]
+    fn two_profiles_of_a_node_are_refused_and_so_is_one_that_is_none() {
+        let target = |profile: i32| pb::NodeTarget {
+            node: "n".to_owned(),
+            role: 0,
+            profile,
+        };
+        let request = |profiles: [i32; 2]| pb::WaitReadyRequest {
+            nodes: profiles.map(target).into(),
+            ..pb::WaitReadyRequest::default()
+        };
+        assert!(wait_for(&request([2, 2])).is_ok());
+        for profiles in [[1, 2], [0, 2], [2, 7]] {
+            let refused = wait_for(&request(profiles)).unwrap_err();
+            assert!(
+                refused.fields().contains(&"nodes[1].profile"),
+                "{profiles:?}"
+            );
+        }
+        let request = pb::SnapshotRequest {
+            node: "n".to_owned(),
+            profile: 3,
+            ..pb::SnapshotRequest::default()
+        };
+        assert_eq!(snapshot(&request).unwrap_err().fields(), ["profile"]);
     }
 
     #[test]

@@ -6,13 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    LinkError, Target,
+    LinkError, Target, daemon,
     script::{BOUNDED, DIAL, DIAL_ALONE, OUTPUT_CAP, TIMED_OUT},
     shell::{Shell, ShellCommand},
 };
 use crate::{
     engine::{EngineError, Exec, ExecOutput, RunningExec},
-    question::{Answer, CommandQuestion, Expects, GreetingEnd, PortQuestion, Question},
+    question::{
+        About, Answer, CommandQuestion, DaemonQuestion, GreetingEnd, PortQuestion, Question,
+        SettingQuestion,
+    },
+    reason::ReasonCode,
 };
 
 /// How long a command may run, unless the caller sets an earlier end. `scontrol ping` alone takes
@@ -63,29 +67,30 @@ impl Commands {
     /// Dials a port from within the node, or runs a command.
     pub(super) async fn ask(&self, question: &Question, by: Instant) -> Result<Answer, LinkError> {
         match question {
-            Question::Port(question) => self.dial(question, by).await,
-            Question::Command(CommandQuestion { argv, name }) => {
-                let output = self.command(name, argv, by).await?;
+            Question::Port(question) => self.greeting(question, by).await,
+            Question::Daemon(question) => self.daemon(question, by).await,
+            Question::Setting(SettingQuestion { script, .. }) => {
+                let argv = ["sh", "-c", script];
+                let output = self.command(&question.to_string(), &argv, by).await?;
                 Ok(Answer::Command {
                     stdout: lossy(&output.stdout),
                     stderr: lossy(&output.stderr),
                     code: output.code,
                 })
             }
-        }
-    }
-
-    async fn dial(&self, question: &PortQuestion, by: Instant) -> Result<Answer, LinkError> {
-        match question.expects {
-            Expects::Connection => self.accepts(question.port, by).await,
-            Expects::Line {
-                send,
-                prefix,
-                within,
-                cap,
-            } => {
-                self.greeting(question.port, send, prefix, within, cap, by)
-                    .await
+            Question::Command(CommandQuestion {
+                argv,
+                arguments,
+                name,
+            }) => {
+                let own = argv.iter().copied();
+                let argv: Vec<_> = own.chain(arguments.iter().map(String::as_str)).collect();
+                let output = self.command(name, &argv, by).await?;
+                Ok(Answer::Command {
+                    stdout: lossy(&output.stdout),
+                    stderr: lossy(&output.stderr),
+                    code: output.code,
+                })
             }
         }
     }
@@ -178,10 +183,12 @@ impl Commands {
         };
         match self.target.gate.drive(&mut pass, work).await {
             Err(LinkError::Engine(EngineError::NotRunning { .. })) => Err(LinkError::NotRunning),
-            Err(LinkError::Engine(EngineError::CannotRun { message, .. })) => Err(LinkError::Node(
+            Err(LinkError::Engine(EngineError::CannotRun { message, .. })) => Err(LinkError::node(
+                ReasonCode::CommandFailed,
                 format!("the node cannot run {what}: {message}"),
             )),
-            Err(LinkError::Engine(EngineError::TooMuch { cap, .. })) => Err(LinkError::Node(
+            Err(LinkError::Engine(EngineError::TooMuch { cap, .. })) => Err(LinkError::node(
+                ReasonCode::WrongAnswer,
                 format!("{what} printed more than {} KiB", cap / 1024),
             )),
             other => other,
@@ -216,17 +223,18 @@ impl Commands {
         EngineError::Lost { action }.into()
     }
 
-    async fn greeting(
-        &self,
-        port: u16,
-        send: &str,
-        prefix: &str,
-        within: Duration,
-        cap: usize,
-        by: Instant,
-    ) -> Result<Answer, LinkError> {
-        let what = format!("port {port}");
-        let (port, cap) = (port.to_string(), cap.to_string());
+    async fn greeting(&self, question: &PortQuestion, by: Instant) -> Result<Answer, LinkError> {
+        let PortQuestion {
+            address,
+            port,
+            send,
+            prefix,
+            within,
+            cap,
+            ..
+        } = *question;
+        let what = question.to_string();
+        let (port, cap) = (format!("{address}/{port}"), cap.to_string());
         let dial = [DIAL, port.as_str(), prefix, &cap, send];
         let argv = match self.shell {
             Some(_) => dial.to_vec(),
@@ -248,40 +256,46 @@ impl Commands {
             }
             (code, _) => {
                 let said = stderr.lines().next().unwrap_or_default();
-                return Err(LinkError::Node(format!(
-                    "dialling {what} ended with {code}: {said}"
-                )));
+                return Err(LinkError::node(
+                    ReasonCode::CommandFailed,
+                    format!("dialling {what} ended with {code}: {said}"),
+                ));
             }
         };
         Ok(Answer::Greeting(said.unwrap_or_default().to_owned(), end))
     }
 
-    async fn accepts(&self, port: u16, by: Instant) -> Result<Answer, LinkError> {
-        // Only the connection counts; the command does not wait for anything that the port sends.
-        let (port_word, nothing) = (port.to_string(), "");
-        let dial = [DIAL, port_word.as_str(), nothing, "0", nothing];
-        let argv = match self.shell {
-            Some(_) => dial.to_vec(),
-            None => [&DIAL_ALONE[..], &dial[1..]].concat(),
+    async fn daemon(&self, question: &DaemonQuestion, by: Instant) -> Result<Answer, LinkError> {
+        let main = question.main_pid.unwrap_or_default().to_string();
+        let about = match question.about {
+            About::Sockets => "sockets",
+            About::Start => "start",
         };
-        let limit = Duration::from_secs(2);
-        let output = self.run(&format!("port {port}"), &argv, limit, by).await?;
-        match output.code {
-            0 | 4 => Ok(Answer::Accepted),
-            7 => Ok(Answer::Closed(connect_error(&lossy(&output.stderr)))),
-            127 => Err(no_bash()),
-            code if TIMED_OUT.contains(&code) => {
-                Ok(Answer::Closed("it does not answer".to_owned()))
-            }
-            code => Err(LinkError::Node(format!(
-                "dialling port {port} ended with {code}"
-            ))),
-        }
+        let argv = [
+            "sh",
+            "-c",
+            daemon::SCRIPT,
+            "sh",
+            question.process,
+            &main,
+            about,
+        ];
+        let what = Question::Daemon(*question).to_string();
+        let output = self.command(&what, &argv, by).await?;
+        let id = &self.target.container.id;
+        Ok(Answer::Daemon(daemon::parse(
+            &lossy(&output.stdout),
+            question,
+            id,
+        )))
     }
 }
 
 fn no_bash() -> LinkError {
-    LinkError::Node("the node has no bash to dial a port with".to_owned())
+    LinkError::node(
+        ReasonCode::CommandFailed,
+        "the node has no bash to dial a port with",
+    )
 }
 
 pub(super) fn lossy(bytes: &[u8]) -> String {

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     inbox::Inbox,
     question::{Answer, Question},
+    reason::ReasonCode,
     systemd::systemctl,
     unit::{SystemdState, UnitQuestion},
 };
@@ -31,11 +32,16 @@ impl ExecLink {
         by: Instant,
     ) -> Result<SystemdState, LinkError> {
         let journal = if question.journal { "yes" } else { "no" };
-        let mut argv = vec!["sh", "-c", systemctl::SCRIPT, "sh", journal];
+        let jobs = if question.jobs { "yes" } else { "no" };
+        let mut argv = vec!["sh", "-c", systemctl::SCRIPT, "sh", journal, jobs];
         argv.extend(&question.units);
         let output = self.0.command("systemctl", &argv, by).await?;
-        systemctl::parse(&lossy(&output.stdout), &question.units)
-            .map_err(|said| LinkError::Node(format!("systemd does not answer: {said}")))
+        systemctl::parse(&lossy(&output.stdout), &question.units).map_err(|said| {
+            LinkError::node(
+                ReasonCode::BusUnavailable,
+                format!("systemd does not answer: {said}"),
+            )
+        })
     }
 }
 

@@ -17,7 +17,9 @@
 
 mod bridge;
 mod bus;
+mod cgroup;
 mod command;
+mod daemon;
 mod exec;
 mod gate;
 mod greetings;
@@ -43,6 +45,7 @@ use crate::{
     engine::{EngineError, within},
     inbox::Inbox,
     question::{Answer, Question},
+    reason::{Reason, ReasonCode},
     systemd::dbus::DbusError,
     unit::{SystemdState, UnitQuestion},
 };
@@ -177,7 +180,27 @@ pub(crate) enum LinkError {
     NoBus(String),
     /// The node was reached but cannot reply: the command does not exist there, say.
     #[error("{0}")]
-    Node(String),
+    Node(Reason),
+}
+
+impl LinkError {
+    /// The node was reached but cannot reply.
+    fn node(code: ReasonCode, why: impl AsRef<str>) -> Self {
+        Self::Node(Reason::new(code, why))
+    }
+
+    /// Returns the code of a reason that this error is.
+    pub(crate) fn code(&self) -> ReasonCode {
+        match self {
+            Self::Engine(error) => error.code(),
+            Self::Busy { .. } => ReasonCode::NotAnsweredYet,
+            Self::Broken(_) | Self::Unusable(_) => ReasonCode::EngineUnreachable,
+            Self::NotRunning => ReasonCode::ContainerEnded,
+            Self::Slow { .. } => ReasonCode::NoAnswer,
+            Self::NoBus(_) => ReasonCode::BusUnavailable,
+            Self::Node(reason) => reason.code(),
+        }
+    }
 }
 
 impl From<DbusError> for LinkError {
@@ -186,7 +209,8 @@ impl From<DbusError> for LinkError {
         match error {
             DbusError::Broken(_) => Self::Broken(said),
             DbusError::Refused(_) => Self::Unusable(said),
-            DbusError::Said(_) | DbusError::Garbled(_) => Self::Node(said),
+            DbusError::Said(_) => Self::node(ReasonCode::BusUnavailable, said),
+            DbusError::Garbled(_) => Self::node(ReasonCode::WrongAnswer, said),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,17 +20,22 @@ use tokio::time::Instant;
 #[cfg(target_os = "linux")]
 use super::host::{HostLink, Threads};
 use super::{
-    Greeting, Link, LinkChoice, LinkError, Reply, Target, Wanted, bridge::BridgeLink,
+    Greeting, HOST, Link, LinkChoice, LinkError, Reply, Target, Wanted, bridge::BridgeLink,
     exec::ExecLink,
 };
 use crate::{
     inbox::Inbox,
-    question::{Answer, PortQuestion, Question},
+    question::{About, Answer, DaemonQuestion, ListeningSocket, PortQuestion, Question},
+    reason::ReasonCode,
     unit::{SystemdState, UnitQuestion},
 };
 
 /// After this time, a way that broke twice is tried again, although the next best way works.
 const AGAIN: Duration = Duration::from_secs(30);
+
+/// For how long it is kept where a process listens that does not where it should, and which process is the
+/// first of a container without a bus.
+const LISTENERS: Duration = Duration::from_secs(2);
 
 /// The way into one run of one container.
 pub(crate) struct NodeLink {
@@ -39,6 +45,13 @@ pub(crate) struct NodeLink {
     threads: Arc<Threads>,
     current: Mutex<Current>,
     support: Mutex<HashMap<&'static str, Support>>,
+    /// What commands of Slurm are told to ask as a daemon would, by its name and its start (an invocation
+    /// id).
+    arguments: Mutex<HashMap<&'static str, (String, Vec<String>)>>,
+    /// Where a process was found to listen that did not where it should, and when.
+    listeners: Mutex<HashMap<&'static str, (Instant, Vec<SocketAddr>)>>,
+    /// The program of the container's first process, and when it was looked for.
+    first: Mutex<Option<(Instant, Option<String>)>>,
     #[cfg(test)]
     pub(super) maker: Option<super::Maker>,
 }
@@ -92,6 +105,9 @@ impl NodeLink {
             threads,
             current: Mutex::default(),
             support: Mutex::default(),
+            arguments: Mutex::default(),
+            listeners: Mutex::default(),
+            first: Mutex::default(),
             #[cfg(test)]
             maker: None,
         }
@@ -104,8 +120,52 @@ impl NodeLink {
         listener: Option<&Arc<Inbox>>,
         by: Instant,
     ) -> Reply<SystemdState> {
-        self.asked(move |link| async move { link.systemd(question, listener, by).await })
-            .await
+        let mut reply = self
+            .asked(move |link| async move { link.systemd(question, listener, by).await })
+            .await;
+        if let Err(error) = &mut reply.result
+            && error.code() == ReasonCode::BusUnavailable
+            && (reply.via == HOST || !self.target.is_young())
+            && let Some(program) = self.first_program(by).await
+            && program != "systemd"
+        {
+            let why = format!(
+                "the container's first process is {program:.100}, not systemd: a node without systemd has \
+                 to be asked for with the profile process (in the request, by --profile process, or by \
+                 the label readyd.profile=process)"
+            );
+            *error = LinkError::node(ReasonCode::ProfileInvalid, why);
+        }
+        reply
+    }
+
+    /// The program of the container's first process; none where nobody can tell.
+    async fn first_program(&self, by: Instant) -> Option<String> {
+        let now = self.target.environment.now();
+        let known = || self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((asked, program)) = &*known()
+            && *asked + LISTENERS > now
+        {
+            return program.clone();
+        }
+        let question = Question::Daemon(DaemonQuestion {
+            process: "systemd",
+            main_pid: Some(1),
+            about: About::Start,
+        });
+        let program = match self.ask(&question, by).await.result {
+            Ok(Answer::Daemon(processes)) => {
+                let first = processes.into_iter().find(|process| process.pid == 1);
+                let path = first
+                    .and_then(|first| first.start)
+                    .map(|start| start.executable);
+                let name = path.and_then(|path| path.rsplit('/').next().map(str::to_owned));
+                name.filter(|name| !name.is_empty())
+            }
+            _ => None,
+        };
+        *known() = Some((now, program.clone()));
+        program
     }
 
     /// Queries a port or a command.
@@ -127,8 +187,7 @@ impl NodeLink {
             container,
             ..
         } = &self.target;
-        let asked = Question::Port(question);
-        let read = || self.ask(&asked, by);
+        let read = || self.dial(question, by);
         let greeting =
             greetings.greeting(container.run(), question.port, wanted, environment, read);
         tokio::select! {
@@ -136,6 +195,86 @@ impl NodeLink {
             greeting = greeting => Some(greeting),
             () = environment.sleep_until(by) => None,
         }
+    }
+
+    /// Dials a port. Where it does not accept, the process that should listen there is looked for, and
+    /// dialled at its own address.
+    async fn dial(&self, question: PortQuestion, by: Instant) -> Reply<Answer> {
+        let reply = self.ask(&Question::Port(question), by).await;
+        let (Ok(Answer::Closed(said)), Some(process)) = (&reply.result, question.process) else {
+            return reply;
+        };
+        let listens = self.kept_listeners(process, by).await;
+        let same_port = listens.iter().find(|own| own.port() == question.port);
+        if let Some(own) = same_port {
+            return self.ask(&Question::Port(question.reaching(*own)), by).await;
+        }
+        let elsewhere: Vec<_> = listens.iter().take(4).map(SocketAddr::to_string).collect();
+        let dialled = format!("{said} (dialled at {})", question.address);
+        let said = if elsewhere.is_empty() {
+            dialled
+        } else {
+            format!("{dialled}; {process} listens on {}", elsewhere.join(", "))
+        };
+        Reply {
+            via: reply.via,
+            result: Ok(Answer::Closed(said)),
+        }
+    }
+
+    /// The addresses on which it was found to listen, not long ago: a port that is closed may be dialled
+    /// again and again.
+    async fn kept_listeners(&self, process: &'static str, by: Instant) -> Vec<SocketAddr> {
+        let now = self.target.environment.now();
+        let known = || {
+            self.listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some((found, addresses)) = known().get(process)
+            && *found + LISTENERS > now
+        {
+            return addresses.clone();
+        }
+        let addresses = self.listens(process, by).await;
+        known().insert(process, (now, addresses.clone()));
+        addresses
+    }
+
+    /// The addresses on which the processes of that name listen, or systemd in their place; none where
+    /// nobody can tell.
+    async fn listens(&self, process: &'static str, by: Instant) -> Vec<SocketAddr> {
+        // systemd, the node's first process, listens on the sockets of its socket units.
+        for name in [process, "systemd"] {
+            let question = Question::Daemon(DaemonQuestion {
+                process: name,
+                main_pid: None,
+                about: About::Sockets,
+            });
+            let Ok(Answer::Daemon(processes)) = self.ask(&question, by).await.result else {
+                return Vec::new();
+            };
+            let sockets = processes
+                .iter()
+                .flat_map(|own| own.listens.iter().flatten());
+            let mut addresses: Vec<_> = sockets
+                .filter_map(|socket| match socket {
+                    ListeningSocket::Tcp(address) => Some(*address),
+                    ListeningSocket::Unix(_) => None,
+                })
+                .collect();
+            if !addresses.is_empty() {
+                addresses.sort_unstable();
+                addresses.dedup();
+                return addresses;
+            }
+        }
+        Vec::new()
+    }
+
+    /// The node is said to have no systemd, whose boot a command could disturb.
+    pub(crate) fn expect_no_systemd(&self) {
+        self.target.is_up();
     }
 
     /// Whether that port was read only just now.
@@ -159,6 +298,27 @@ impl NodeLink {
     pub(crate) fn remember(&self, question: &'static str, support: Support) {
         let mut known = self.support.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(question, support);
+    }
+
+    /// What commands are told to ask as this start of a daemon would, if it is known.
+    pub(crate) fn arguments(&self, daemon: &'static str, start: &str) -> Option<Vec<String>> {
+        let known = self
+            .arguments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (known_start, arguments) = known.get(daemon)?;
+        (known_start == start).then(|| arguments.clone())
+    }
+
+    /// Remembers this for as long as the link is kept, unless the start has no name to know it by.
+    pub(crate) fn remember_arguments(&self, daemon: &'static str, start: &str, told: &[String]) {
+        if !start.is_empty() {
+            let mut known = self
+                .arguments
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            known.insert(daemon, (start.to_owned(), told.to_vec()));
+        }
     }
 
     /// Drops the current link, so that the next query makes a new one.

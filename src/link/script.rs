@@ -32,7 +32,7 @@ exit "$code"
 "#;
 
 /// A shell function that dials a port through bash, which has this built in. Its arguments are the
-/// port, the prefix, the maximum number of bytes, and the text to send first. It prints
+/// address and the port with a slash between, the prefix, the maximum number of bytes, and the text to send first. It prints
 /// `connected`, then the port's output up to a line with the prefix. Its exit codes are 0 found, 3
 /// closed by the other side, 4 too long, 7 refused, 127 no bash.
 macro_rules! dial_function {
@@ -40,7 +40,7 @@ macro_rules! dial_function {
         r#"
 dial() {
   [ -n "$BASH_VERSION" ] || exit 127
-  exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 7
+  exec 3<>"/dev/tcp/$1" || exit 7
   echo connected
   LC_ALL=C left=$3
   [ -z "$4" ] || printf '%s' "$4" >&3
@@ -86,7 +86,7 @@ pub(super) const SHELL: &str = concat!(
 here() {
   local LC_ALL=C end left=$4 line more wait code=4
   end=$((${EPOCHREALTIME/[^0-9]/} + 10#${1/./} * 1000))
-  exec 4<>"/dev/tcp/127.0.0.1/$2" || return 7
+  exec 4<>"/dev/tcp/$2" || return 7
   echo connected
   trap '' PIPE
   [ -z "$5" ] || printf '%s' "$5" >&4

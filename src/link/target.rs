@@ -19,6 +19,7 @@ use crate::{
     container::Container,
     engine::{ContainerEngine, EngineError},
     environment::Environment,
+    reason::ReasonCode,
     systemd::signals::SignalCounter,
 };
 
@@ -99,8 +100,9 @@ impl Target {
         }
         match self.engine.processes(&self.container.id, by).await {
             Ok(0) | Err(EngineError::NotRunning { .. }) => Err(LinkError::NotRunning),
-            Ok(1) => Err(LinkError::Node(
-                "systemd is only starting: no other process runs in the container yet".to_owned(),
+            Ok(1) => Err(LinkError::node(
+                ReasonCode::Booting,
+                "systemd is only starting: no other process runs in the container yet",
             )),
             Ok(_) => {
                 self.is_up();
@@ -156,6 +158,8 @@ pub(in crate::link) mod tests {
             started_at: None,
             pid: Some(pid),
             network: Network::Own,
+            health: None,
+            last_words: crate::text::Detail::default(),
         }
     }
 

@@ -69,7 +69,7 @@ impl Driver {
         };
         let caller = Caller::new(identity, &environment);
         let follow = |target: &WaitTarget| {
-            let probes = ProbeSet::wait(target.role, request.probes.clone());
+            let probes = ProbeSet::wait(target.part(), request.probes.clone());
             let watcher = watchers.follow(&caller, &target.node, probes, interval);
             WaitNode::new(target.node.clone(), watcher)
         };

@@ -31,8 +31,9 @@ use crate::{
     environment::{Environment, after},
     event::ContainerEvent,
     link::Links,
-    node::{Identity, LabelKeys, NodeName, Role, Visibility},
+    node::{Identity, LabelKeys, NodeName, Part, Profile, Role, Visibility},
     probe::{Probe, ProbeError, Service},
+    reason::ReasonCode,
     report::{ProbeReport, ProbeResult},
     watcher::{Caller, Context, EvaluatedProbe, Evaluation, OneShot, ProbeSet, Span, Watchers},
 };
@@ -60,6 +61,8 @@ pub struct Options {
     pub visibility: Visibility,
     /// Whether the end of a failed unit's journal is read and told; it is by default.
     pub journal: bool,
+    /// The profile of nodes whose labels and clients name none; systemd by default.
+    pub profile: Profile,
     /// Which ways into a node may be taken; the best that works by default.
     pub link: LinkChoice,
     /// For how long the way into a node is kept open for the next look; [`KEEP_LINKS`] by default.
@@ -77,6 +80,7 @@ impl Default for Options {
             labels: LabelKeys::default(),
             visibility: Visibility::default(),
             journal: true,
+            profile: Profile::default(),
             link: LinkChoice::default(),
             keep_links: KEEP_LINKS,
             events: true,
@@ -170,6 +174,7 @@ impl Monitor {
             options.labels,
             options.visibility,
             options.journal,
+            options.profile,
         ));
         Self {
             watchers: Watchers::new(Arc::clone(&context), options.events, options.linger),
@@ -192,23 +197,23 @@ impl Monitor {
     }
 
     /// Looks at a node once: at all its units in one question, and on a controller at slurmctld's
-    /// RPC answer in another. The role is the label's unless given.
+    /// RPC answer in another. Role and profile are the labels' unless given.
     ///
     /// A failed unit is `Failed` here, not `Terminal`: that takes a second look.
     pub async fn snapshot(
         &self,
         identity: &Identity,
         node: &NodeName,
-        role: Option<Role>,
+        part: impl Into<Part>,
     ) -> Result<Snapshot, MonitorError> {
         let environment = &self.context.environment;
         let limit = || environment.now() + CHECK_LIMIT;
         let caller = Caller::new(identity, environment);
         let (container, span) = self.container(&caller, node, limit()).await?;
-        let set = ProbeSet::snapshot(role);
+        let set = ProbeSet::snapshot(part);
         let mut look = OneShot::new(&self.context, &caller, node, container, span, set);
         let looking = tracing::debug_span!("snapshot", %node);
-        let Evaluation { role, reports, .. } = look.run(limit).instrument(looking).await;
+        let Evaluation { kind, reports, .. } = look.run(limit).instrument(looking).await;
         let probes = reports.into_iter().map(|report| self.report(node, report));
         let probes = probes.collect::<Result<Vec<_>, _>>()?;
         let passed = |service: Service| {
@@ -217,9 +222,9 @@ impl Monitor {
         };
         Ok(Snapshot {
             node: node.clone(),
-            role,
+            role: kind.role,
             ready: probes.iter().all(|report| report.result.is_passed()),
-            services: Service::of_node(role)
+            services: Service::of(kind.role, kind.profile)
                 .map(|service| (service, passed(service)))
                 .collect(),
             probes,
@@ -238,13 +243,13 @@ impl Monitor {
         identity: &Identity,
         node: &NodeName,
         probe: &Probe,
-        role: Option<Role>,
+        part: impl Into<Part>,
         limit: Duration,
     ) -> Result<ProbeReport, MonitorError> {
         let by = after(self.context.environment.now(), limit);
         let caller = Caller::new(identity, &self.context.environment);
         let (container, span) = self.container(&caller, node, by).await?;
-        let set = ProbeSet::check(role, probe.clone());
+        let set = ProbeSet::check(part, probe.clone());
         let mut look = OneShot::new(&self.context, &caller, node, container, span, set);
         let looking = tracing::debug_span!("check", %node, probe = probe.name());
         let mut evaluation = look.run(|| by).instrument(looking.clone()).await;
@@ -254,8 +259,13 @@ impl Monitor {
             evaluation = again.map_err(|error| could_not_tell(node, "container", error.into()))?;
         }
         let report = evaluation.reports.into_iter().next();
-        let report = report
-            .ok_or_else(|| could_not_tell(node, probe.name(), ProbeError::new("it was not run")))?;
+        let report = report.ok_or_else(|| {
+            could_not_tell(
+                node,
+                probe.name(),
+                ProbeError::new(ReasonCode::NotAnsweredYet, "it was not run"),
+            )
+        })?;
         self.report(node, report)
     }
 

@@ -134,15 +134,15 @@ mod tests {
     use super::*;
     use crate::{
         monitor::wait::{NodeState, Verdict},
+        reason::{Reason, ReasonCode},
         report::Trigger,
-        text::Reason,
     };
 
     fn report(node: usize, reason: &str) -> (usize, Arc<NodeReport>) {
         let report = NodeReport {
             node: format!("n{node}").parse().unwrap(),
             role: None,
-            state: NodeState::Waiting(Reason::new(reason)),
+            state: NodeState::Waiting(Reason::new(ReasonCode::NoAnswer, reason)),
             probes: Arc::default(),
             trigger: Trigger::Initial,
             trigger_detail: Arc::from(""),

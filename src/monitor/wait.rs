@@ -21,10 +21,10 @@ use futures_util::Stream;
 use super::outbox;
 use crate::{
     environment::Task,
-    node::{NodeName, Role},
+    node::{NodeName, Part, Profile, Role},
     probe::Probe,
+    reason::Reason,
     report::{ProbeReport, Trigger},
-    text::Reason,
 };
 
 /// The request for a wait.
@@ -52,6 +52,17 @@ pub struct WaitTarget {
     pub node: NodeName,
     /// The node's role; `None` means the role of its label.
     pub role: Option<Role>,
+    /// The node's profile; `None` means the profile of its label, else the server's own.
+    pub profile: Option<Profile>,
+}
+
+impl WaitTarget {
+    pub(super) fn part(&self) -> Part {
+        Part {
+            role: self.role,
+            profile: self.profile,
+        }
+    }
 }
 
 /// The effect of a terminal node on a wait.

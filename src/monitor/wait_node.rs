@@ -8,9 +8,10 @@ use super::wait::NodeReport;
 use crate::{
     container::Run,
     node::NodeName,
-    probe::{Outcome, container},
+    probe::{Evidence, Outcome, container},
+    reason::Reason,
     report::{ProbeReport, ProbeResult},
-    text::{Detail, Reason},
+    text::Line,
     watcher::{NodeStatus, SeenRun, Watcher},
 };
 
@@ -96,11 +97,11 @@ pub(super) fn end(probes: &mut Arc<[ProbeReport]>, ended: &Reason) {
     let mut reports_in_order = reports.iter_mut();
     if let Some(first) = reports_in_order.next() {
         first.result = ProbeResult::Looked(Outcome::Terminal(ended.clone()));
-        first.detail = Detail::default();
-        let why = Reason::new(format!("not looked at: {} has not passed", first.probe));
+        first.evidence = Evidence::default();
+        let why = Line::new(format!("not looked at: {} has not passed", first.probe));
         for report in reports_in_order {
             report.result = ProbeResult::Skipped(why.clone());
-            report.detail = Detail::default();
+            report.evidence = Evidence::default();
         }
     }
     *probes = reports.into();

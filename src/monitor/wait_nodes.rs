@@ -15,7 +15,7 @@ use crate::{
     engine::seconds,
     environment::after,
     probe::{Outcome, container},
-    text::Reason,
+    reason::{Reason, ReasonCode},
     watcher::{Freshness, NodeStatus},
 };
 
@@ -283,8 +283,13 @@ impl WaitNodes {
         let failing = probes.iter().find(|report| !report.result.is_passed());
         let state = match (failing, node.passed_since) {
             (Some(report), _) => {
-                let why = report.result.reason().map_or("", Reason::as_str);
-                let reason = Reason::new(format!("{}: {why}", report.probe));
+                let why = report.result.blocking();
+                let (code, why) = why
+                    .as_ref()
+                    .map_or((ReasonCode::NotAnsweredYet, ""), |why| {
+                        (why.code(), why.as_str())
+                    });
+                let reason = Reason::new(code, format!("{}: {why}", report.probe));
                 if report.result.is_terminal() {
                     NodeState::Terminal(reason)
                 } else {
@@ -296,14 +301,18 @@ impl WaitNodes {
                 // A wait that has only just begun has to look for itself: at the container first.
                 let blocked_by = newest.blocked_by.as_ref();
                 let probe = blocked_by.map_or("container", |blocked| blocked.probe.as_str());
-                NodeState::Waiting(Reason::new(format!(
-                    "every probe has passed, and {probe} is looked at once more"
-                )))
+                NodeState::Waiting(Reason::new(
+                    ReasonCode::Confirming,
+                    format!("every probe has passed, and {probe} is looked at once more"),
+                ))
             }
-            (None, _) => NodeState::Waiting(Reason::new(format!(
-                "every probe has passed, and has to stay so for {}",
-                seconds(self.stable_for)
-            ))),
+            (None, _) => NodeState::Waiting(Reason::new(
+                ReasonCode::Confirming,
+                format!(
+                    "every probe has passed, and has to stay so for {}",
+                    seconds(self.stable_for)
+                ),
+            )),
         };
         NodeReport {
             node: node.node.clone(),

@@ -1,10 +1,10 @@
 //! The probe `container`: the container is running.
 
-use super::{Finding, Outcome, Proof};
+use super::{Evidence, Finding, Judgement, Outcome, Proof};
 use crate::{
     container::{Container, Network, State},
     node::NodeName,
-    text::{Detail, Reason},
+    reason::{Reason, ReasonCode},
 };
 
 /// Judges the container by its state, not by its restart policy: `docker kill` leaves a container
@@ -12,55 +12,92 @@ use crate::{
 /// needs a second look.
 pub(crate) fn judge(node: &NodeName, container: &Container) -> Finding {
     let is = |state: &str| format!("container {node} is {state}");
+    let ended = |judgement| Finding {
+        judgement,
+        evidence: Evidence::detail(container.last_words.clone()),
+    };
     match &container.state {
         State::Running => Finding::passed(),
-        State::Created => Finding::failed(is("created, but not started")),
-        State::Paused => Finding::failed(is("paused")),
-        State::Restarting => Finding::failed(is("restarting")),
-        State::Removing => Finding::failed(is("being removed")),
+        State::Created => Finding::failed(
+            ReasonCode::ContainerNotStarted,
+            is("created, but not started"),
+        ),
+        State::Paused => Finding::failed(ReasonCode::ContainerPaused, is("paused")),
+        State::Restarting => Finding::failed(ReasonCode::ContainerRestarting, is("restarting")),
+        State::Removing => Finding::failed(ReasonCode::ContainerEnded, is("being removed")),
         State::Exited { code, oom } => {
             let oom = if *oom { " (OOM killed)" } else { "" };
-            let exited = Reason::new(is(&format!("exited (exit code {code}){oom}")));
+            let exited = Reason::new(
+                ReasonCode::ContainerEnded,
+                is(&format!("exited (exit code {code}){oom}")),
+            );
             if container.restarts {
-                Finding::Dead {
-                    proof: Proof::Run(container.run()),
-                    reason: exited,
-                    detail: Detail::default(),
-                }
+                let proof = Proof::Run(container.run());
+                let reason = exited;
+                ended(Judgement::Dead { proof, reason })
             } else {
-                Finding::Clear(Outcome::Terminal(exited))
+                ended(Judgement::Clear(Outcome::Terminal(exited)))
             }
         }
-        State::Dead => Finding::Clear(Outcome::terminal(is("dead"))),
-        State::Other(state) => Finding::failed(is(&format!("in the unknown state {state:?}"))),
+        State::Dead => {
+            let dead = Outcome::terminal(ReasonCode::ContainerEnded, is("dead"));
+            ended(Judgement::Clear(dead))
+        }
+        State::Other(state) => Finding::failed(
+            ReasonCode::ContainerNotStarted,
+            is(&format!("in the unknown state {state:?}")),
+        ),
     }
 }
 
 /// Returns the outcome of a container that does not exist.
 pub(crate) fn missing(node: &NodeName, seen: bool) -> Outcome {
     if seen {
-        Outcome::terminal(format!("container {node} was removed"))
+        Outcome::terminal(
+            ReasonCode::ContainerMissing,
+            format!("container {node} was removed"),
+        )
     } else {
-        Outcome::failed(format!("container {node} does not exist yet"))
+        Outcome::failed(
+            ReasonCode::ContainerMissing,
+            format!("container {node} does not exist yet"),
+        )
     }
 }
 
 /// Returns the reason for a container that has ended and was started again, without a restart
 /// policy that would have done so.
 pub(crate) fn started_again(node: &NodeName) -> Reason {
-    Reason::new(format!(
-        "container {node} has ended, and was started again: it has no restart policy, so the run \
+    Reason::new(
+        ReasonCode::ContainerEnded,
+        format!(
+            "container {node} has ended, and was started again: it has no restart policy, so the run \
          that was waited for is over"
-    ))
+        ),
+    )
 }
 
 /// Returns the outcome of a container whose label is not a role. The probes that it has to pass are
 /// then unknown, and with a guess readyd could report it ready when it is not.
 pub(crate) fn bad_role(node: &NodeName, key: &str, value: &str) -> Outcome {
-    Outcome::failed(format!(
-        "container {node} has the label {key}={value:.64}, which is not a role: the roles are \
+    Outcome::failed(
+        ReasonCode::RoleInvalid,
+        format!(
+            "container {node} has the label {key}={value:.64}, which is not a role: the roles are \
          controller, submitter, worker, db and api"
-    ))
+        ),
+    )
+}
+
+/// Returns the outcome of a container whose profile label is no profile.
+pub(crate) fn bad_profile(node: &NodeName, key: &str, value: &str) -> Outcome {
+    Outcome::failed(
+        ReasonCode::ProfileInvalid,
+        format!(
+            "container {node} has the label {key}={value:.64}, which is not a profile: the profiles are \
+             systemd and process"
+        ),
+    )
 }
 
 /// Returns why a port of this node says nothing about the node, if its network is not its own.
@@ -70,9 +107,12 @@ pub(crate) fn shared_port(node: &NodeName, container: &Container, port: u16) -> 
         Network::Host => "the network of the engine's machine".to_owned(),
         Network::Container(other) => format!("the network of container {other:.64}"),
     };
-    Some(Outcome::failed(format!(
-        "container {node} uses {whose}: what answers at port {port} there may be another's"
-    )))
+    Some(Outcome::failed(
+        ReasonCode::Unproven,
+        format!(
+            "container {node} uses {whose}: what answers at port {port} there may be another's"
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -90,6 +130,8 @@ mod tests {
             started_at: None,
             pid: None,
             network: Network::Own,
+            health: None,
+            last_words: crate::text::Detail::default(),
         }
     }
 
@@ -103,8 +145,9 @@ mod tests {
 
     #[test]
     fn only_a_running_container_passes_and_only_an_ended_one_is_terminal() {
-        let terminal = |reason: &str| Finding::Clear(Outcome::terminal(reason));
-        let failed = |reason: &str| Finding::failed(reason);
+        let ended = ReasonCode::ContainerEnded;
+        let terminal = |reason: &str| Finding::from(Outcome::terminal(ended, reason));
+        let failed = |code, reason: &str| Finding::failed(code, reason);
         for (state, finding) in [
             (State::Running, Finding::passed()),
             (
@@ -116,16 +159,31 @@ mod tests {
                 terminal("container n is exited (exit code 0)"),
             ),
             (State::Dead, terminal("container n is dead")),
-            (State::Paused, failed("container n is paused")),
+            (
+                State::Paused,
+                failed(ReasonCode::ContainerPaused, "container n is paused"),
+            ),
             (
                 State::Created,
-                failed("container n is created, but not started"),
+                failed(
+                    ReasonCode::ContainerNotStarted,
+                    "container n is created, but not started",
+                ),
             ),
-            (State::Restarting, failed("container n is restarting")),
-            (State::Removing, failed("container n is being removed")),
+            (
+                State::Restarting,
+                failed(ReasonCode::ContainerRestarting, "container n is restarting"),
+            ),
+            (
+                State::Removing,
+                failed(ended, "container n is being removed"),
+            ),
             (
                 State::Other("stopped".into()),
-                failed("container n is in the unknown state \"stopped\""),
+                failed(
+                    ReasonCode::ContainerNotStarted,
+                    "container n is in the unknown state \"stopped\"",
+                ),
             ),
         ] {
             assert_eq!(judged(state), finding);
@@ -136,7 +194,7 @@ mod tests {
     fn what_a_policy_may_start_again_takes_a_second_look() {
         let exited = container(exited(1, false), true);
         let node = "n".parse().unwrap();
-        let Finding::Dead { proof, reason, .. } = judge(&node, &exited) else {
+        let Judgement::Dead { proof, reason } = judge(&node, &exited).judgement else {
             panic!("it was judged at once");
         };
         assert_eq!(reason.as_str(), "container n is exited (exit code 1)");

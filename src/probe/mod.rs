@@ -5,19 +5,25 @@
 //! base          container ─▶ systemd ─▶ sshd ─▶ munge
 //! controller                                      └─▶ slurmctld
 //! worker                                          └─▶ slurmd
-//! db                                              └─▶ slurmdbd
+//! db                                              └─▶ mariadb ─▶ slurmdbd
 //! api                                             └─▶ slurmrestd
-//! on request                                          sackd, registered
+//! on request                                          healthcheck, sackd, registered
 //! ```
 //!
 //! A node's probes run in this order and stop at the first that does not pass. A new probe needs a
 //! row in the table in `table.rs`, and a file here if its meaning is new.
 
 pub(crate) mod container;
+pub(crate) mod daemon;
+pub(crate) mod healthcheck;
+mod mariadb;
+mod munge;
+mod node_record;
 mod outcome;
+mod readyz;
 mod registered;
+pub(crate) mod slurm_command;
 mod slurmctld;
-mod slurmrestd;
 mod sshd;
 mod systemd;
 mod table;
@@ -25,15 +31,15 @@ mod unit_active;
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-pub(crate) use outcome::{Finding, Proof, UnitProof};
-pub use outcome::{Outcome, ProbeError};
+pub use outcome::{Evidence, Outcome, ProbeError};
+pub(crate) use outcome::{Finding, Judgement, Proof, UnitProof};
 
 pub(crate) use systemd::judge as judge_systemd;
 pub(crate) use table::{Ask, Method, Row, Shortcut, Understood};
-pub(crate) use unit_active::{find as find_unit, judge as judge_unit};
+pub(crate) use unit_active::{find as find_unit, judge as judge_unit, judge_socket};
 
 use crate::{
-    node::{NodeName, Role},
+    node::{NodeName, Profile, Role},
     question::{PortQuestion, Question},
 };
 use table::TABLE;
@@ -44,7 +50,8 @@ pub struct Probe(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Builtin(&'static Row),
+    /// A row of the table of that profile.
+    Builtin(&'static Row, Profile),
     Custom(Arc<Custom>),
 }
 
@@ -60,7 +67,7 @@ pub(crate) enum ProbeKind<'a> {
 /// The identity of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ProbeKey {
-    Builtin(&'static str),
+    Builtin(&'static str, Profile),
     /// A check of the library user's own, by its address in memory: two checks of the same name
     /// need not be the same.
     Custom(usize),
@@ -69,7 +76,7 @@ pub(crate) enum ProbeKey {
 impl fmt::Display for ProbeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Builtin(name) => f.write_str(name),
+            Self::Builtin(name, _) => f.write_str(name),
             Self::Custom(address) => write!(f, "custom probe {address:#x}"),
         }
     }
@@ -90,11 +97,20 @@ impl Custom {
 }
 
 impl Probe {
-    /// Returns the built-in probe of that name.
+    /// Returns the built-in probe of that name. What it means on a node is for the node's profile to say.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let row = TABLE.into_iter().find(|row| row.name == name)?;
-        Some(Self(Kind::Builtin(row)))
+        Some(Self(Kind::Builtin(row, Profile::Systemd)))
+    }
+
+    /// Returns the probe as it is on nodes of that profile.
+    pub(crate) fn in_profile(&self, profile: Profile) -> Self {
+        let named = |row: &&&Row| row.name == self.name();
+        match (&self.0, table::table(profile).iter().find(named)) {
+            (Kind::Builtin(..), Some(row)) => Self(Kind::Builtin(row, profile)),
+            _ => self.clone(),
+        }
     }
 
     /// Returns the names of all built-in probes, in the order in which they run.
@@ -102,12 +118,19 @@ impl Probe {
         TABLE.into_iter().map(|row| row.name)
     }
 
-    /// Returns the probes of a node, in the order in which they run. A node without a role has the
-    /// probes that all roles share.
+    /// Returns the probes of a node with systemd, in the order in which they run. A node without a role
+    /// has the probes that all roles share.
     #[must_use]
     pub fn of_role(role: Option<Role>) -> Vec<Self> {
-        let rows = TABLE.into_iter().filter(|row| row.runs.on(role));
-        rows.map(|row| Self(Kind::Builtin(row))).collect()
+        Self::of(role, Profile::Systemd)
+    }
+
+    /// Returns the probes of a node of that profile, in the same way.
+    #[must_use]
+    pub fn of(role: Option<Role>, profile: Profile) -> Vec<Self> {
+        let rows = table::table(profile).iter();
+        let rows = rows.filter(|row| row.runs.on(role));
+        rows.map(|row| Self(Kind::Builtin(row, profile))).collect()
     }
 
     /// Creates a probe of your own from a name, and from a check that gets the node's name.
@@ -129,27 +152,35 @@ impl Probe {
     #[must_use]
     pub fn name(&self) -> &str {
         match &self.0 {
-            Kind::Builtin(row) => row.name,
+            Kind::Builtin(row, _) => row.name,
             Kind::Custom(custom) => &custom.name,
         }
     }
 
     pub(crate) fn key(&self) -> ProbeKey {
         match &self.0 {
-            Kind::Builtin(row) => ProbeKey::Builtin(row.name),
+            Kind::Builtin(row, profile) => ProbeKey::Builtin(row.name, *profile),
             Kind::Custom(custom) => ProbeKey::Custom(Arc::as_ptr(custom) as usize),
         }
     }
 
     pub(crate) fn kind(&self) -> ProbeKind<'_> {
         match &self.0 {
-            Kind::Builtin(row) => ProbeKind::Builtin(&row.method),
+            Kind::Builtin(row, _) => ProbeKind::Builtin(&row.method),
             Kind::Custom(custom) => ProbeKind::Custom(custom),
         }
     }
 
     pub(crate) fn is_container(&self) -> bool {
         matches!(self.kind(), ProbeKind::Builtin(Method::Container))
+    }
+
+    /// Returns the socket units of which an active one counts, in a snapshot, as the probe's unit.
+    pub(crate) fn sockets(&self) -> &'static [&'static str] {
+        match &self.0 {
+            Kind::Builtin(row, _) => row.sockets,
+            Kind::Custom(_) => &[],
+        }
     }
 
     /// Returns the names of the unit that the probe depends on, if it depends on one. The first
@@ -185,14 +216,29 @@ impl Probe {
         }
     }
 
+    /// Returns the name of the processes of the probe's daemon: each of Slurm's is called as its probe.
+    pub(crate) fn process(&self) -> &'static str {
+        match &self.0 {
+            Kind::Builtin(row, _) => row.name,
+            Kind::Custom(_) => "",
+        }
+    }
+
     /// Returns the name of the pending query, as a reason contains it while there is no reply yet.
     pub(crate) fn asks(&self) -> String {
         match self.kind() {
-            ProbeKind::Builtin(Method::Container) => "the engine".to_owned(),
+            ProbeKind::Builtin(Method::Container | Method::Healthcheck) => "the engine".to_owned(),
             ProbeKind::Builtin(Method::Systemd | Method::Unit(_)) => "systemd".to_owned(),
-            ProbeKind::Builtin(Method::UnitAndAnswer(_, ask) | Method::Answer(_, ask)) => {
-                ask.question.to_string()
+            ProbeKind::Builtin(
+                Method::UnitAndAnswer(_, ask)
+                | Method::Answer(_, ask)
+                | Method::UnitUnless(_, ask)
+                | Method::ProcessAndAnswer(_, ask),
+            ) => ask.question.to_string(),
+            ProbeKind::Builtin(Method::Daemon(daemon) | Method::Process(daemon, _)) => {
+                format!("the search for the sockets of {}", daemon.name())
             }
+            ProbeKind::Builtin(Method::NotInProfile) => String::new(),
             ProbeKind::Custom(custom) => format!("the check {}", custom.name),
         }
     }
@@ -245,22 +291,27 @@ impl Service {
     pub fn of_role(role: Role) -> Option<Self> {
         let row = TABLE
             .into_iter()
-            .find(|row| row.runs == table::Runs::OnRole(role))?;
+            .find(|row| row.is_service && row.runs == table::Runs::OnRole(role))?;
         Some(Self(row))
     }
 
-    /// Returns the services of a node: sshd, munge, and the one of its role.
+    /// Returns the services of a node with systemd: sshd, munge, and the one of its role.
     pub fn of_node(role: Option<Role>) -> impl Iterator<Item = Self> {
-        let rows = TABLE
-            .into_iter()
-            .filter(move |row| row.is_service && row.runs.on(role));
-        rows.map(Self)
+        Self::of(role, Profile::Systemd)
+    }
+
+    /// Returns the services of a node of that profile. Without systemd, sshd is none of them.
+    pub fn of(role: Option<Role>, profile: Profile) -> impl Iterator<Item = Self> {
+        let rows = table::table(profile).iter();
+        let rows = rows.filter(move |row| row.is_service && row.runs.on(role));
+        rows.map(|row| Self(row))
     }
 
     /// Returns the readiness probe of the service.
     #[must_use]
     pub fn probe(self) -> Probe {
-        Probe(Kind::Builtin(self.0))
+        let named = Probe::named(self.0.name);
+        named.unwrap_or(Probe(Kind::Builtin(self.0, Profile::Systemd)))
     }
 
     fn place(self) -> usize {

@@ -5,7 +5,8 @@ use std::{fmt, time::Duration};
 use crate::{
     container::Run,
     engine::EngineError,
-    text::{Detail, Reason, chain},
+    reason::{Reason, ReasonCode},
+    text::{Detail, Line, chain},
     unit::Unit,
 };
 
@@ -13,9 +14,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The condition of the probe holds. The reason, if there is one, is worth knowing all the
-    /// same.
-    Passed(Option<Reason>),
+    /// The condition of the probe holds. The text, if there is one, is worth knowing all the same.
+    Passed(Option<Line>),
     /// The condition does not hold, and trying again may help.
     Failed(Reason),
     /// The condition does not hold, and trying again cannot help.
@@ -29,16 +29,20 @@ impl Outcome {
         Self::Passed(None)
     }
 
-    /// Returns a failed outcome with this reason. [`Reason::new`] describes how it changes the
+    /// Returns a passed outcome with something to know. [`Line::new`] describes how it changes the
     /// text.
-    pub fn failed(reason: impl AsRef<str>) -> Self {
-        Self::Failed(Reason::new(reason))
+    pub fn passed_with(text: impl AsRef<str>) -> Self {
+        Self::Passed(Some(Line::new(text)))
     }
 
-    /// Returns a terminal outcome with this reason. [`Reason::new`] describes how it changes the
-    /// text.
-    pub fn terminal(reason: impl AsRef<str>) -> Self {
-        Self::Terminal(Reason::new(reason))
+    /// Returns a failed outcome with this reason. [`Line::new`] describes how it changes the text.
+    pub fn failed(code: ReasonCode, text: impl AsRef<str>) -> Self {
+        Self::Failed(Reason::new(code, text))
+    }
+
+    /// Returns a terminal outcome with this reason. [`Line::new`] describes how it changes the text.
+    pub fn terminal(code: ReasonCode, text: impl AsRef<str>) -> Self {
+        Self::Terminal(Reason::new(code, text))
     }
 
     /// Returns whether the outcome is passed.
@@ -47,12 +51,21 @@ impl Outcome {
         matches!(self, Self::Passed(_))
     }
 
-    /// Returns the reason, if there is one.
+    /// Returns the text of the reason, if there is one.
     #[must_use]
-    pub fn reason(&self) -> Option<&Reason> {
+    pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Passed(reason) => reason.as_ref(),
-            Self::Failed(reason) | Self::Terminal(reason) => Some(reason),
+            Self::Passed(text) => text.as_ref().map(Line::as_str),
+            Self::Failed(reason) | Self::Terminal(reason) => Some(reason.as_str()),
+        }
+    }
+
+    /// Returns the code of the reason. Only a passed outcome has none.
+    #[must_use]
+    pub fn code(&self) -> Option<ReasonCode> {
+        match self {
+            Self::Passed(_) => None,
+            Self::Failed(reason) | Self::Terminal(reason) => Some(reason.code()),
         }
     }
 }
@@ -63,22 +76,49 @@ impl Outcome {
 pub struct ProbeError(pub Reason);
 
 impl ProbeError {
-    /// Creates an error with this reason. [`Reason::new`] describes how it changes the text.
-    pub fn new(reason: impl AsRef<str>) -> Self {
-        Self(Reason::new(reason))
+    /// Creates an error with this reason. [`Line::new`] describes how it changes the text.
+    pub fn new(code: ReasonCode, text: impl AsRef<str>) -> Self {
+        Self(Reason::new(code, text))
     }
 }
 
 impl From<EngineError> for ProbeError {
     fn from(error: EngineError) -> Self {
-        Self::new(chain(&error))
+        Self::new(error.code(), chain(&error))
     }
 }
 
-/// The finding of one look. Some findings need a second look before they become an outcome.
+/// What a report shows beside its outcome.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// Text of more than one line, if there is any: the end of a failed unit's journal.
+    pub detail: Detail,
+    /// The state of the node as Slurm prints it (`State=` of `scontrol show node`), where that was asked
+    /// for.
+    pub slurm_state: Option<Line>,
+}
+
+impl Evidence {
+    pub(crate) fn detail(detail: Detail) -> Self {
+        Self {
+            detail,
+            ..Self::default()
+        }
+    }
+}
+
+/// The finding of one look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Finding {
-    /// The finding is an outcome already.
+pub(crate) struct Finding {
+    pub(crate) judgement: Judgement,
+    pub(crate) evidence: Evidence,
+}
+
+/// What one look means. Some looks need a second one before they become an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// The look gives an outcome already.
     Clear(Outcome),
     /// The unit is active, which proves nothing yet.
     Unproven {
@@ -95,8 +135,6 @@ pub(crate) enum Finding {
         proof: Proof,
         /// The reason of the failure.
         reason: Reason,
-        /// Text of more than one line: the end of a unit's journal.
-        detail: Detail,
     },
 }
 
@@ -144,10 +182,31 @@ impl fmt::Display for UnitProof {
 
 impl Finding {
     pub(crate) fn passed() -> Self {
-        Self::Clear(Outcome::passed())
+        Outcome::passed().into()
     }
 
-    pub(crate) fn failed(reason: impl AsRef<str>) -> Self {
-        Self::Clear(Outcome::failed(reason))
+    pub(crate) fn failed(code: ReasonCode, text: impl AsRef<str>) -> Self {
+        Outcome::failed(code, text).into()
+    }
+
+    /// Whether the look has passed, and no second one is needed.
+    pub(crate) fn has_passed(&self) -> bool {
+        matches!(&self.judgement, Judgement::Clear(outcome) if outcome.is_passed())
+    }
+}
+
+impl From<Outcome> for Finding {
+    fn from(outcome: Outcome) -> Self {
+        Judgement::Clear(outcome).into()
+    }
+}
+
+impl From<Judgement> for Finding {
+    fn from(judgement: Judgement) -> Self {
+        let evidence = Evidence::default();
+        Self {
+            judgement,
+            evidence,
+        }
     }
 }

@@ -3,35 +3,31 @@
 //! An active unit is not enough, since slurmctld is active long before it serves. The reply of
 //! another controller is not enough either, although `scontrol ping` exits with 0 for it.
 
-use std::time::Duration;
-
-use super::{Ask, Finding, Shortcut, Understood};
-use crate::question::{Answer, CommandQuestion, Expects, GreetingEnd, PortQuestion, Question};
+use super::{
+    Ask, Finding, Shortcut, Understood, readyz,
+    slurm_command::{complaint, prelude},
+};
+use crate::{
+    question::{Answer, CommandQuestion, GreetingEnd, Question},
+    reason::ReasonCode,
+};
 
 pub(super) const ASK: Ask = Ask {
     question: Question::Command(CommandQuestion {
         argv: &[
             "sh",
             "-c",
-            "read -r host </proc/sys/kernel/hostname; echo \"$host\"; exec scontrol ping",
+            concat!(prelude!("scontrol"), r#"echo "$host"; exec scontrol ping"#),
+            "sh",
         ],
+        arguments: Vec::new(),
         name: "scontrol ping",
     }),
+    as_daemon: Some("slurmctld"),
     judge,
-    // The reply counts even if no unit of the node started the daemon.
-    alone: true,
     shortcut: Some(Shortcut {
         name: "readyz",
-        question: PortQuestion {
-            port: PORT,
-            expects: Expects::Line {
-                send: "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-                prefix: "HTTP/",
-                within: Duration::from_millis(500),
-                cap: 4 * 1024,
-            },
-            pause: Duration::ZERO,
-        },
+        question: readyz::question(PORT),
         judge: judge_readyz,
     }),
 };
@@ -50,15 +46,9 @@ fn judge_readyz(answer: &Answer) -> Understood {
         Answer::Greeting(_, GreetingEnd::TimedOut) => return Understood::Perhaps,
         _ => return Understood::No,
     };
-    let sent = String::from_utf8_lossy(sent);
-    let status = sent.lines().last().unwrap_or_default();
-    let status = status
-        .split_ascii_whitespace()
-        .nth(1)
-        .map(str::parse::<u16>);
-    match status {
-        Some(Ok(204)) => Understood::Yes(Finding::passed()),
-        Some(Ok(500..=599)) => Understood::Perhaps,
+    match readyz::status(sent) {
+        Some(204) => Understood::Yes(Finding::passed()),
+        Some(500..=599) => Understood::Perhaps,
         _ => Understood::No,
     }
 }
@@ -72,45 +62,53 @@ fn judge(answer: &Answer) -> Finding {
         code,
     } = answer
     else {
-        return Finding::failed("scontrol ping gave no answer");
+        return Finding::failed(ReasonCode::NoAnswer, "scontrol ping gave no answer");
     };
-    if *code == 127 {
-        return Finding::failed("the node has no scontrol");
-    }
     let mut lines = stdout.lines();
     let host = lines.next().unwrap_or_default().trim();
-    let controllers: Vec<_> = lines.filter_map(controller).collect();
+    let controllers: Vec<_> = lines.flat_map(controllers_of).collect();
     let mine = controllers.iter().find(|(name, _)| same_host(name, host));
     match mine {
         Some((_, "UP")) => Finding::passed(),
-        Some((name, state)) => Finding::failed(format!(
-            "scontrol ping says that slurmctld at {name} is {state}"
-        )),
+        Some((name, state)) => Finding::failed(
+            ReasonCode::RpcDown,
+            format!("scontrol ping says that slurmctld at {name} is {state}"),
+        ),
         None if controllers.is_empty() => {
-            let said = stderr
-                .lines()
-                .chain(stdout.lines().skip(1))
-                .find(|line| !line.is_empty());
-            let said = said.map_or_else(String::new, |line| format!(": {line:.200}"));
-            Finding::failed(format!(
-                "scontrol ping names no controller (exit code {code}){said}"
-            ))
+            let said = stdout.lines().skip(1).collect::<Vec<_>>().join("\n");
+            let complaint = complaint("scontrol", stderr, &said, *code);
+            let mut text = complaint.text;
+            if *code != 127 {
+                text = format!("scontrol ping names no controller (exit code {code}): {text}");
+            }
+            Finding::failed(complaint.code, text.trim_end_matches(": "))
         }
         None => {
             let names: Vec<_> = controllers.iter().take(4).map(|(name, _)| *name).collect();
-            Finding::failed(format!(
-                "scontrol ping names no controller on this node ({host:.64}), only {:.200}",
-                names.join(", ")
-            ))
+            Finding::failed(
+                ReasonCode::WrongAnswer,
+                format!(
+                    "scontrol ping names no controller on this node ({host:.64}), only {:.200}",
+                    names.join(", ")
+                ),
+            )
         }
     }
 }
 
-/// Returns the host and the state of a line.
-fn controller(line: &str) -> Option<(&str, &str)> {
-    let rest = line.trim().strip_prefix("Slurmctld(")?;
-    let (_, rest) = rest.split_once(") at ")?;
-    rest.rsplit_once(" is ")
+/// Returns the host and the state of each controller of a line. Before 20.11, one line told of all:
+/// `Slurmctld(primary/backup) at a/b are UP/DOWN`.
+fn controllers_of(line: &str) -> Vec<(&str, &str)> {
+    let read = || {
+        let rest = line.trim().strip_prefix("Slurmctld(")?;
+        let (_, rest) = rest.split_once(") at ")?;
+        if let Some((hosts, states)) = rest.rsplit_once(" are ") {
+            let (hosts, states) = (hosts.split('/'), states.split('/'));
+            return Some(hosts.zip(states).collect());
+        }
+        Some(vec![rest.rsplit_once(" is ")?])
+    };
+    read().unwrap_or_default()
 }
 
 /// Compares a controller's name with the node's host name. Slurm names a controller by its short
@@ -129,7 +127,6 @@ fn same_host(configured: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::Outcome;
     use proptest::prelude::*;
 
     fn judged(stdout: &str, code: i64) -> Finding {
@@ -142,31 +139,40 @@ mod tests {
 
     #[test]
     fn only_this_nodes_controller_counts() {
-        for (stdout, code, reason) in [
+        for (stdout, code, means, reason) in [
             (
                 "c1\nSlurmctld(primary) at c1 is DOWN\n",
                 1,
+                ReasonCode::RpcDown,
                 "scontrol ping says that slurmctld at c1 is DOWN",
             ),
             // The backup answers, so that scontrol exits with 0.
             (
                 "c1\nSlurmctld(primary) at c1 is DOWN\nSlurmctld(backup) at c2 is UP\n",
                 0,
+                ReasonCode::RpcDown,
                 "scontrol ping says that slurmctld at c1 is DOWN",
             ),
             (
                 "w1\nSlurmctld(primary) at c1 is UP\n",
                 0,
+                ReasonCode::WrongAnswer,
                 "scontrol ping names no controller on this node (w1), only c1",
             ),
-            ("c1\n", 1, "scontrol ping names no controller (exit code 1)"),
+            (
+                "c1\n",
+                1,
+                ReasonCode::CommandFailed,
+                "scontrol ping names no controller (exit code 1)",
+            ),
             (
                 "\nSlurmctld(primary) at  is UP\n",
                 0,
+                ReasonCode::WrongAnswer,
                 "scontrol ping names no controller on this node (), only ",
             ),
         ] {
-            assert_eq!(judged(stdout, code), Finding::failed(reason));
+            assert_eq!(judged(stdout, code), Finding::failed(means, reason));
         }
         for stdout in [
             "c1\nSlurmctld(primary) at c1 is UP\n",
@@ -175,6 +181,21 @@ mod tests {
         ] {
             assert_eq!(judged(stdout, 0), Finding::passed());
         }
+    }
+
+    #[test]
+    fn an_old_line_tells_of_all_controllers() {
+        let said = "Slurmctld(primary/backup) at c1/c2 are UP/DOWN\n";
+        assert_eq!(judged(&format!("c1\n{said}"), 0), Finding::passed());
+        assert_eq!(
+            judged(&format!("c2\n{said}"), 0),
+            Finding::failed(
+                ReasonCode::RpcDown,
+                "scontrol ping says that slurmctld at c2 is DOWN"
+            )
+        );
+        let one = "c1\nSlurmctld(primary) at c1 is UP\n";
+        assert_eq!(judged(one, 0), Finding::passed());
     }
 
     #[test]
@@ -217,17 +238,19 @@ mod tests {
         assert_eq!(
             judge(&answer),
             Finding::failed(
-                "scontrol ping names no controller (exit code 1): scontrol: error: \
-                 resolve_ctls_from_dns_srv: res_nsearch error"
+                ReasonCode::CommandFailed,
+                "scontrol ping names no controller (exit code 1): resolve_ctls_from_dns_srv: res_nsearch \
+                 error (slurm.conf was looked for where the daemon was told to, by -f or SLURM_CONF, and \
+                 else where scontrol looks)"
             )
         );
     }
 
     proptest! {
         #[test]
-        fn nothing_passes_without_its_own_line(stdout in "(c1|Slurmctld\\(primary\\) at |c2| is |UP|DOWN|\n|\\PC){0,30}") {
-            if judged(&stdout, 0) == Finding::Clear(Outcome::passed()) {
-                prop_assert!(stdout.contains(" is UP"));
+        fn nothing_passes_without_its_own_line(stdout in "(c1|Slurmctld\\(primary\\) at |c2| is | are |UP|DOWN|\n|\\PC){0,30}") {
+            if judged(&stdout, 0).has_passed() {
+                prop_assert!(stdout.contains(" is UP") || stdout.contains(" are "));
             }
         }
     }

@@ -1,9 +1,15 @@
 //! The probe `sshd`: port 22 answers with the banner of the SSH protocol.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::{Ask, Finding};
-use crate::question::{Answer, Expects, GreetingEnd, PortQuestion, Question};
+use crate::{
+    question::{Answer, GreetingEnd, PortQuestion, Question},
+    reason::ReasonCode,
+};
 
 /// The start of an identification string (RFC 4253, section 4.2). Other lines may come before it.
 const PREFIX: &str = "SSH-";
@@ -17,25 +23,27 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) const ASK: Ask = Ask {
     question: Question::Port(PortQuestion {
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 22,
-        expects: Expects::Line {
-            send: "",
-            prefix: PREFIX,
-            within: Duration::from_secs(1),
-            cap: 8 * 1024,
-        },
+        process: Some("sshd"),
+        send: "",
+        prefix: PREFIX,
+        within: Duration::from_secs(1),
+        cap: 8 * 1024,
         pause: PAUSE,
     }),
+    as_daemon: None,
     judge,
-    alone: true,
     shortcut: None,
 };
 
 fn judge(answer: &Answer) -> Finding {
     let (sent, end) = match answer {
         Answer::Greeting(sent, end) => (sent, end),
-        Answer::Closed(error) => return Finding::failed(format!("port 22: {error}")),
-        _ => return Finding::failed("port 22 gave no banner"),
+        Answer::Closed(error) => {
+            return Finding::failed(ReasonCode::PortClosed, format!("port 22: {error}"));
+        }
+        _ => return Finding::failed(ReasonCode::NoAnswer, "port 22 gave no banner"),
     };
     let mut lines = sent.split(|byte| *byte == b'\n');
     if *end == GreetingEnd::Found && lines.any(|line| line.starts_with(PREFIX.as_bytes())) {
@@ -48,15 +56,19 @@ fn judge(answer: &Answer) -> Finding {
     };
     let first = sent.split(|byte| *byte == b'\n').next().unwrap_or_default();
     if first.is_empty() {
-        return Finding::failed(format!("port 22 {how}"));
+        return Finding::failed(ReasonCode::NoAnswer, format!("port 22 {how}"));
     }
     let said = String::from_utf8_lossy(&first[..first.len().min(80)]);
-    Finding::failed(format!("port 22 {how}; it said: {said}"))
+    Finding::failed(
+        ReasonCode::WrongAnswer,
+        format!("port 22 {how}; it said: {said}"),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::Judgement;
 
     fn judged(sent: &str, end: GreetingEnd) -> Finding {
         judge(&Answer::Greeting(sent.into(), end))
@@ -74,38 +86,47 @@ mod tests {
 
     #[test]
     fn anything_else_fails_and_says_what_came() {
-        for (sent, end, reason) in [
+        for (sent, end, code, reason) in [
             (
                 "",
                 GreetingEnd::TimedOut,
+                ReasonCode::NoAnswer,
                 "port 22 accepts, but sent no banner within 1 s",
             ),
-            ("", GreetingEnd::Closed, "port 22 closed the connection"),
+            (
+                "",
+                GreetingEnd::Closed,
+                ReasonCode::NoAnswer,
+                "port 22 closed the connection",
+            ),
             (
                 "Exceeded MaxStartups\r\n",
                 GreetingEnd::Closed,
+                ReasonCode::WrongAnswer,
                 "port 22 closed the connection; it said: Exceeded MaxStartups",
             ),
             (
                 "220 ftp SSH-2.0\n",
                 GreetingEnd::TimedOut,
+                ReasonCode::WrongAnswer,
                 "port 22 accepts, but sent no banner within 1 s; it said: 220 ftp SSH-2.0",
             ),
         ] {
-            assert_eq!(judged(sent, end), Finding::failed(reason));
+            assert_eq!(judged(sent, end), Finding::failed(code, reason));
         }
         let refused = Answer::Closed("Connection refused".to_owned());
         assert_eq!(
             judge(&refused),
-            Finding::failed("port 22: Connection refused")
+            Finding::failed(ReasonCode::PortClosed, "port 22: Connection refused")
         );
     }
 
     #[test]
     fn a_line_that_never_ends_is_not_quoted_whole() {
-        let Finding::Clear(outcome) = judged(&"x".repeat(8192), GreetingEnd::TooLong) else {
+        let Judgement::Clear(outcome) = judged(&"x".repeat(8192), GreetingEnd::TooLong).judgement
+        else {
             panic!("nothing is left open");
         };
-        assert!(outcome.reason().unwrap().as_str().len() < 150);
+        assert!(outcome.reason().unwrap().len() < 150);
     }
 }

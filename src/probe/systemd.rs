@@ -2,8 +2,9 @@
 
 use super::Outcome;
 use crate::{
-    text::{REASON_BYTES, Reason},
-    unit::{FAILED_UNITS, SystemdState},
+    reason::ReasonCode,
+    text::REASON_BYTES,
+    unit::{FAILED_UNITS, JOBS, Job, SystemdState},
 };
 
 /// Passes a systemd that is running or degraded, which are systemctl(1)'s words for a boot that is
@@ -12,13 +13,30 @@ use crate::{
 pub(crate) fn judge(look: &SystemdState) -> Outcome {
     match look.system.as_str() {
         "running" => Outcome::passed(),
-        "degraded" => Outcome::Passed(Some(Reason::new(format!(
-            "systemd is degraded: {} failed",
-            failed(look)
-        )))),
-        "" => Outcome::failed("systemd does not say its state"),
-        state => Outcome::failed(format!("systemd is {state:.200}")),
+        "degraded" => Outcome::passed_with(format!("systemd is degraded: {} failed", failed(look))),
+        "" => Outcome::failed(ReasonCode::WrongAnswer, "systemd does not say its state"),
+        state => Outcome::failed(
+            ReasonCode::Booting,
+            format!("systemd is {state:.200}{}", waits_for(&look.jobs)),
+        ),
     }
+}
+
+/// Names the jobs that a boot waits for, each with the time since when its unit has been on its way.
+fn waits_for(jobs: &[Job]) -> String {
+    if jobs.is_empty() {
+        return String::new();
+    }
+    let name = |job: &Job| {
+        let since = job.since.map(|since| {
+            let since = humantime::format_rfc3339_seconds(since);
+            format!(" (since {since})")
+        });
+        format!("{:.80}{}", job.unit, since.unwrap_or_default())
+    };
+    let named: Vec<_> = jobs.iter().map(name).collect();
+    let more = if jobs.len() < JOBS { "" } else { " and more" };
+    format!(": it waits for {}{more}", named.join(", "))
 }
 
 /// Names the failed units, as many as fit into a reason: first those that readyd asked for, which are
@@ -65,6 +83,7 @@ mod tests {
                 system: system.to_owned(),
                 failed_units: Some(failed.iter().map(|unit| (*unit).to_owned()).collect()),
                 units: [].into(),
+                jobs: Vec::new(),
                 subscribed: false,
                 last_signal: 0,
             })
@@ -72,9 +91,7 @@ mod tests {
         assert_eq!(judged("running", &[]), Outcome::passed());
         assert_eq!(
             judged("degraded", &["slurmd.service", "a.mount"]),
-            Outcome::Passed(Some(Reason::new(
-                "systemd is degraded: slurmd.service, a.mount failed"
-            )))
+            Outcome::passed_with("systemd is degraded: slurmd.service, a.mount failed")
         );
         // A few are named where all do not fit.
         let many: Vec<_> = (0..FAILED_UNITS)
@@ -82,7 +99,7 @@ mod tests {
             .collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
         let judged_many = judged("degraded", &many);
-        let reason = judged_many.reason().unwrap().as_str();
+        let reason = judged_many.reason().unwrap();
         assert!(reason.contains(many[10]) && reason.ends_with(".mount and more failed"));
         assert!(reason.len() > 800 && reason.len() <= REASON_BYTES);
         let munge = Unit {
@@ -94,13 +111,36 @@ mod tests {
             system: "degraded".to_owned(),
             failed_units: None,
             units: [("munge.service".to_owned(), munge)].into(),
+            jobs: Vec::new(),
             subscribed: false,
             last_signal: 0,
         });
         assert_eq!(
-            too_many.reason().unwrap().as_str(),
+            too_many.reason().unwrap(),
             "systemd is degraded: munge.service and more failed"
         );
+        let mut booting = SystemdState {
+            system: "starting".to_owned(),
+            failed_units: None,
+            jobs: vec![Job {
+                unit: "a.service".to_owned(),
+                since: Some(std::time::SystemTime::UNIX_EPOCH),
+            }],
+            units: [].into(),
+            subscribed: false,
+            last_signal: 0,
+        };
+        assert_eq!(
+            judge(&booting).reason().unwrap(),
+            "systemd is starting: it waits for a.service (since 1970-01-01T00:00:00Z)"
+        );
+        let long = |n| Job {
+            unit: format!("{n:0200}.device"),
+            since: None,
+        };
+        booting.jobs = (0..JOBS).map(long).collect();
+        let outcome = judge(&booting);
+        assert!(outcome.reason().unwrap().ends_with(" and more"));
         for state in [
             "initializing",
             "starting",

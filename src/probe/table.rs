@@ -2,9 +2,13 @@
 //!
 //! The known names, a role's probes, a node's services and the order all come from this table.
 
-use super::{Finding, registered, slurmctld, slurmrestd, sshd};
+use super::{
+    Finding,
+    daemon::{Daemon, Listens},
+    mariadb, munge, registered, slurmctld, sshd,
+};
 use crate::{
-    node::Role,
+    node::{Profile, Role},
     question::{Answer, PortQuestion, Question},
 };
 
@@ -16,6 +20,9 @@ pub(crate) struct Row {
     pub(crate) runs: Runs,
     /// Whether a snapshot lists the probe as a service.
     pub(crate) is_service: bool,
+    /// The socket units by which systemd starts the daemon once somebody connects. In a snapshot, an
+    /// active one counts as well as the daemon's own unit.
+    pub(crate) sockets: &'static [&'static str],
     pub(crate) method: Method,
 }
 
@@ -45,21 +52,43 @@ impl Runs {
 pub(crate) enum Method {
     /// The probe judges the container's state.
     Container,
+    /// The probe judges the engine's own health status of the container.
+    Healthcheck,
     /// The probe judges the state of the node's systemd.
     Systemd,
     /// A unit has to be active. The names are tried in order, and the first that exists counts.
     Unit(&'static [&'static str]),
+    /// A unit has to be active, unless the reply to a question says that the node does without. A snapshot
+    /// looks at the unit alone.
+    UnitUnless(&'static [&'static str], Ask),
+    /// A unit has to be active, and its daemon has to listen. A snapshot looks at the unit alone.
+    Daemon(Daemon),
     /// A unit has to be active, and the reply to a question has to pass.
     UnitAndAnswer(&'static [&'static str], Ask),
     /// The reply to a question has to pass. A snapshot looks at the unit instead.
     Answer(&'static [&'static str], Ask),
+    /// A process has to run and to listen; or the reply to a question says that the node does without.
+    Process(Daemon, Option<Ask>),
+    /// A process has to run, and the reply to a question has to pass.
+    ProcessAndAnswer(&'static str, Ask),
+    /// The node's profile has no such probe.
+    NotInProfile,
 }
 
 impl Method {
     pub(crate) fn unit_names(&self) -> &'static [&'static str] {
         match self {
-            Self::Container | Self::Systemd => &[],
-            Self::Unit(names) | Self::UnitAndAnswer(names, _) | Self::Answer(names, _) => names,
+            Self::Container
+            | Self::Healthcheck
+            | Self::Systemd
+            | Self::Process(..)
+            | Self::ProcessAndAnswer(..)
+            | Self::NotInProfile => &[],
+            Self::Daemon(daemon) => daemon.units,
+            Self::Unit(names)
+            | Self::UnitUnless(names, _)
+            | Self::UnitAndAnswer(names, _)
+            | Self::Answer(names, _) => names,
         }
     }
 }
@@ -68,9 +97,11 @@ impl Method {
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) question: Question,
+    /// The daemon of Slurm, by the name of its processes, whose executables and configuration a command
+    /// has to use. The script gets them as its last arguments
+    /// ([`slurm_command::arguments`](super::slurm_command::arguments)).
+    pub(crate) as_daemon: Option<&'static str>,
     pub(crate) judge: fn(&Answer) -> Finding,
-    /// Whether an answer counts on a node that has no such unit.
-    pub(crate) alone: bool,
     /// A cheaper question that replaces this one on nodes that understand it.
     pub(crate) shortcut: Option<Shortcut>,
 }
@@ -101,71 +132,213 @@ const fn unit(name: &'static str, runs: Runs, units: &'static [&'static str]) ->
         name,
         runs,
         is_service: !matches!(runs, Runs::OnRequest),
+        sockets: &[],
         method: Method::Unit(units),
     }
 }
 
-static CONTAINER: Row = Row {
-    name: "container",
-    runs: Runs::Everywhere,
-    is_service: false,
-    method: Method::Container,
-};
+/// Makes the row of a probe that is no service.
+const fn condition(name: &'static str, runs: Runs, method: Method) -> Row {
+    Row {
+        name,
+        runs,
+        is_service: false,
+        sockets: &[],
+        method,
+    }
+}
 
-static SYSTEMD: Row = Row {
-    name: "systemd",
-    runs: Runs::Everywhere,
-    is_service: false,
-    method: Method::Systemd,
-};
+/// Makes the row of a daemon of a role.
+const fn daemon(name: &'static str, role: Role, method: Method) -> Row {
+    Row {
+        name,
+        runs: Runs::OnRole(role),
+        is_service: true,
+        sockets: &[],
+        method,
+    }
+}
+
+static CONTAINER: Row = condition("container", Runs::Everywhere, Method::Container);
+
+static HEALTHCHECK: Row = condition("healthcheck", Runs::OnRequest, Method::Healthcheck);
+
+static SYSTEMD: Row = condition("systemd", Runs::Everywhere, Method::Systemd);
 
 // Debian calls the unit ssh.service; sshd.service is its alias there, if it is enabled.
 pub(super) static SSHD: Row = Row {
     name: "sshd",
     runs: Runs::Everywhere,
     is_service: true,
+    sockets: &["ssh.socket", "sshd.socket"],
     method: Method::Answer(&["sshd.service", "ssh.service"], sshd::ASK),
 };
 
-pub(super) static MUNGE: Row = unit("munge", Runs::Everywhere, &["munge.service"]);
-
-pub(super) static SLURMCTLD: Row = Row {
-    name: "slurmctld",
-    runs: Runs::OnRole(Role::Controller),
+pub(super) static MUNGE: Row = Row {
+    name: "munge",
+    runs: Runs::Everywhere,
     is_service: true,
-    method: Method::UnitAndAnswer(&["slurmctld.service"], slurmctld::ASK),
+    sockets: &[],
+    method: Method::UnitUnless(&["munge.service"], munge::ASK),
 };
 
-pub(super) static SLURMD: Row = unit("slurmd", Runs::OnRole(Role::Worker), &["slurmd.service"]);
+pub(super) static SLURMCTLD: Row = daemon(
+    "slurmctld",
+    Role::Controller,
+    Method::UnitAndAnswer(&["slurmctld.service"], slurmctld::ASK),
+);
 
-pub(super) static SLURMDBD: Row = unit("slurmdbd", Runs::OnRole(Role::Db), &["slurmdbd.service"]);
+pub(super) static SLURMD: Row = daemon(
+    "slurmd",
+    Role::Worker,
+    Method::Daemon(Daemon {
+        units: &["slurmd.service"],
+        processes: &["slurmd"],
+        listens: Listens::Tcp,
+        by_hand: true,
+        readyz: true,
+    }),
+);
+
+static MARIADB: Row = condition(
+    "mariadb",
+    Runs::OnRole(Role::Db),
+    Method::UnitUnless(
+        &["mariadb.service", "mysql.service", "mysqld.service"],
+        mariadb::ASK,
+    ),
+);
+
+pub(super) static SLURMDBD: Row = daemon(
+    "slurmdbd",
+    Role::Db,
+    Method::Daemon(Daemon {
+        units: &["slurmdbd.service"],
+        processes: &["slurmdbd"],
+        listens: Listens::Tcp,
+        by_hand: true,
+        readyz: false,
+    }),
+);
 
 static SACKD: Row = unit("sackd", Runs::OnRequest, &["sackd.service"]);
 
-pub(super) static SLURMRESTD: Row = Row {
-    name: "slurmrestd",
-    runs: Runs::OnRole(Role::Api),
-    is_service: true,
-    method: Method::UnitAndAnswer(&["slurmrestd.service"], slurmrestd::ASK),
-};
+pub(super) static SLURMRESTD: Row = daemon(
+    "slurmrestd",
+    Role::Api,
+    Method::Daemon(Daemon {
+        units: &["slurmrestd.service"],
+        processes: &["slurmrestd"],
+        listens: Listens::Any,
+        by_hand: false,
+        readyz: false,
+    }),
+);
 
-static REGISTERED: Row = Row {
-    name: "registered",
-    runs: Runs::OnRequest,
-    is_service: false,
-    method: Method::Answer(&[], registered::ASK),
-};
+static REGISTERED: Row = condition(
+    "registered",
+    Runs::OnRequest,
+    Method::Answer(&[], registered::ASK),
+);
 
-/// All built-in probes, in the order in which they run.
-pub(super) static TABLE: [&Row; 10] = [
+/// All built-in probes of nodes with systemd, in the order in which they run.
+pub(super) static TABLE: [&Row; 12] = [
     &CONTAINER,
+    &HEALTHCHECK,
     &SYSTEMD,
     &SSHD,
     &MUNGE,
     &SLURMCTLD,
     &SLURMD,
+    &MARIADB,
     &SLURMDBD,
     &SACKD,
     &SLURMRESTD,
     &REGISTERED,
 ];
+
+/// The same of nodes without systemd.
+pub(super) static PROCESS_TABLE: [&Row; 12] = {
+    static HEALTHCHECK: Row = condition("healthcheck", Runs::Everywhere, Method::Healthcheck);
+    static SYSTEMD: Row = condition("systemd", Runs::OnRequest, Method::NotInProfile);
+    static SSHD: Row = condition("sshd", Runs::OnRequest, Method::NotInProfile);
+    static MUNGE: Row = Row {
+        name: "munge",
+        runs: Runs::Everywhere,
+        is_service: true,
+        sockets: &[],
+        method: Method::Process(process(&["munged"], Listens::Any), Some(munge::ASK)),
+    };
+    static SLURMCTLD: Row = daemon(
+        "slurmctld",
+        Role::Controller,
+        Method::ProcessAndAnswer("slurmctld", slurmctld::ASK),
+    );
+    static SLURMD: Row = daemon(
+        "slurmd",
+        Role::Worker,
+        Method::Process(
+            Daemon {
+                readyz: true,
+                ..process(&["slurmd"], Listens::Tcp)
+            },
+            None,
+        ),
+    );
+    static MARIADB: Row = condition(
+        "mariadb",
+        Runs::OnRole(Role::Db),
+        Method::Process(
+            process(&["mariadbd", "mysqld"], Listens::Any),
+            Some(mariadb::ASK),
+        ),
+    );
+    static SLURMDBD: Row = daemon(
+        "slurmdbd",
+        Role::Db,
+        Method::Process(process(&["slurmdbd"], Listens::Tcp), None),
+    );
+    static SACKD: Row = condition(
+        "sackd",
+        Runs::OnRequest,
+        Method::Process(process(&["sackd"], Listens::Nowhere), None),
+    );
+    static SLURMRESTD: Row = daemon(
+        "slurmrestd",
+        Role::Api,
+        Method::Process(process(&["slurmrestd"], Listens::Any), None),
+    );
+    [
+        &CONTAINER,
+        &HEALTHCHECK,
+        &SYSTEMD,
+        &SSHD,
+        &MUNGE,
+        &SLURMCTLD,
+        &SLURMD,
+        &MARIADB,
+        &SLURMDBD,
+        &SACKD,
+        &SLURMRESTD,
+        &REGISTERED,
+    ]
+};
+
+/// Makes a daemon without a unit.
+const fn process(processes: &'static [&'static str], listens: Listens) -> Daemon {
+    Daemon {
+        units: &[],
+        processes,
+        listens,
+        by_hand: true,
+        readyz: false,
+    }
+}
+
+/// The table of a profile.
+pub(super) fn table(profile: Profile) -> &'static [&'static Row; 12] {
+    match profile {
+        Profile::Systemd => &TABLE,
+        Profile::Process => &PROCESS_TABLE,
+    }
+}

@@ -1,7 +1,10 @@
 //! The probes `munge`, `slurmd`, `slurmdbd` and `sackd`: the unit is active.
 
-use super::{Finding, Outcome, Proof, UnitProof};
-use crate::unit::{SystemdState, Unit};
+use super::{Evidence, Finding, Judgement, Outcome, Proof, UnitProof};
+use crate::{
+    reason::{Reason, ReasonCode},
+    unit::{SystemdState, Unit},
+};
 
 /// Returns the unit of the first name that exists in the node, or the unit of the first name if
 /// none exists.
@@ -21,28 +24,42 @@ pub(crate) fn judge(unit: &Unit) -> Finding {
     let reason = unit.describe();
     let proof = || UnitProof::of(unit);
     if unit.load == "masked" {
-        Finding::Clear(Outcome::Failed(reason))
+        Outcome::Failed(reason).into()
     } else if unit.is_failed() {
-        Finding::Dead {
-            proof: Proof::Unit(proof()),
-            reason,
-            detail: unit.journal.clone(),
+        Finding {
+            judgement: Judgement::Dead {
+                proof: Proof::Unit(proof()),
+                reason,
+            },
+            evidence: Evidence::detail(unit.journal.clone()),
         }
     } else if !unit.is_active() {
-        Finding::Clear(Outcome::Failed(reason))
+        Outcome::Failed(reason).into()
     } else if unit.tells() {
         Finding::passed()
     } else {
-        Finding::Unproven {
+        Judgement::Unproven {
             proof: proof(),
             age: unit.age,
-            reason: crate::text::Reason::new(format!(
-                "{} has only just become active; being of type {}, that proves nothing for the \
+            reason: Reason::new(
+                ReasonCode::Unproven,
+                format!(
+                    "{} has only just become active; being of type {}, that proves nothing for the \
                  first 200 ms",
-                unit.id, unit.kind
-            )),
+                    unit.id, unit.kind
+                ),
+            ),
         }
+        .into()
     }
+}
+
+/// Judges an active socket unit, by which systemd starts a daemon once somebody connects.
+pub(crate) fn judge_socket(unit: &Unit, daemon: &str) -> Outcome {
+    let id = &unit.id;
+    Outcome::passed_with(format!(
+        "{id} listens: systemd starts {daemon} once somebody connects"
+    ))
 }
 
 #[cfg(test)]
@@ -70,49 +87,67 @@ mod tests {
         }
         for kind in ["simple", "exec", "idle"] {
             let finding = judge(&unit("loaded", "active", "running", kind));
-            assert!(matches!(finding, Finding::Unproven { .. }), "{kind}");
+            let judgement = finding.judgement;
+            assert!(matches!(judgement, Judgement::Unproven { .. }), "{kind}");
         }
     }
 
     #[test]
     fn what_is_not_active_fails_with_the_units_own_words() {
-        for (load, active, sub, reason) in [
+        for (load, active, sub, code, reason) in [
             (
                 "loaded",
                 "inactive",
                 "dead",
+                ReasonCode::UnitInactive,
                 "slurmd.service is inactive (dead)",
             ),
             (
                 "loaded",
                 "activating",
                 "start",
+                ReasonCode::UnitActivating,
                 "slurmd.service is activating (start)",
             ),
             (
                 "loaded",
                 "activating",
                 "auto-restart",
+                ReasonCode::UnitActivating,
                 "slurmd.service is activating (auto-restart)",
             ),
-            ("masked", "inactive", "dead", "slurmd.service is masked"),
-            ("masked", "failed", "failed", "slurmd.service is masked"),
+            (
+                "masked",
+                "inactive",
+                "dead",
+                ReasonCode::UnitMasked,
+                "slurmd.service is masked",
+            ),
+            (
+                "masked",
+                "failed",
+                "failed",
+                ReasonCode::UnitMasked,
+                "slurmd.service is masked",
+            ),
             (
                 "not-found",
                 "inactive",
                 "dead",
+                ReasonCode::UnitMissing,
                 "slurmd.service does not exist in the node",
             ),
             (
                 "bad-setting",
                 "inactive",
                 "dead",
+                ReasonCode::UnitInactive,
                 "slurmd.service cannot be loaded (bad-setting)",
             ),
         ] {
             assert_eq!(
                 judge(&unit(load, active, sub, "simple")),
-                Finding::failed(reason)
+                Finding::failed(code, reason)
             );
         }
     }
@@ -120,9 +155,12 @@ mod tests {
     #[test]
     fn a_failed_unit_is_dead_unless_a_job_is_queued_for_it() {
         let mut failed = unit("loaded", "failed", "failed", "simple");
-        assert!(matches!(judge(&failed), Finding::Dead { .. }));
+        assert!(matches!(judge(&failed).judgement, Judgement::Dead { .. }));
         failed.job = true;
-        assert_eq!(judge(&failed), Finding::failed("slurmd.service is failed"));
+        assert_eq!(
+            judge(&failed),
+            Finding::failed(ReasonCode::UnitFailed, "slurmd.service is failed")
+        );
     }
 
     #[test]
@@ -132,6 +170,7 @@ mod tests {
         let look = SystemdState {
             system: "running".to_owned(),
             failed_units: None,
+            jobs: Vec::new(),
             subscribed: false,
             last_signal: 0,
             units: [

@@ -16,17 +16,17 @@ use std::{
 
 use futures_util::{
     FutureExt as _,
-    future::{BoxFuture, join, join_all, try_join, try_join_all},
+    future::{BoxFuture, join, join_all, join3, try_join, try_join_all},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 use zbus::{Connection, DynamicType, OwnedObjectPath, OwnedVariant, Type, conn::Builder};
 
-use super::{signals::Listeners, stream::ByteStream};
+use super::{jobs::microseconds, signals::Listeners, stream::ByteStream};
 use crate::{
     inbox::Inbox,
     text::{clean, truncate},
-    unit::{FAILED_UNITS, SystemdState, Unit, UnitQuestion},
+    unit::{FAILED_UNITS, JOBS, Job, SystemdState, Unit, UnitQuestion, is_booting},
 };
 
 /// How many units may have failed for the list of them to be asked for. systemd lists all or none, and
@@ -96,6 +96,16 @@ type Row = (
     OwnedObjectPath,
     u32,
     String,
+    OwnedObjectPath,
+);
+
+/// A row of `ListJobs`: number, unit, type, state, path, and the unit's path.
+type JobRow = (
+    u32,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
     OwnedObjectPath,
 );
 
@@ -185,7 +195,14 @@ impl Bus {
                 _ => Ok(Some(Vec::new())),
             }
         };
-        let (units, failed_units) = join(try_join_all(units), failed).await;
+        let jobs = async {
+            if is_booting(&system) && question.jobs {
+                self.jobs().await
+            } else {
+                Ok(Vec::new())
+            }
+        };
+        let (units, failed_units, jobs) = join3(try_join_all(units), failed, jobs).await;
         let units = units?;
         // The reply includes a signal only if all of its parts include it.
         let heard = units.iter().map(|(_, (_, heard))| *heard).min();
@@ -194,6 +211,7 @@ impl Bus {
             units: units.collect::<BTreeMap<_, _>>(),
             failed_units: failed_units?,
             system,
+            jobs: jobs?,
             subscribed: false,
             // A reply about no units misses no signal.
             last_signal: heard.unwrap_or(u64::MAX),
@@ -211,6 +229,30 @@ impl Bus {
         }
         self.call_at(SYSTEMD, ROOT, MANAGER, "ListUnitsByNames", &(units,))
             .await
+    }
+
+    /// Some jobs that run. Those that only wait for others say nothing.
+    async fn jobs(&self) -> Result<Vec<Job>, DbusError> {
+        let count = self.property(ROOT, MANAGER, "NJobs").await?;
+        if u32::try_from(&*count).unwrap_or(u32::MAX) > LISTED {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<JobRow> = self.call(ROOT, MANAGER, "ListJobs", &()).await?;
+        let running = rows.into_iter().filter(|row| row.3 == "running");
+        let jobs = running
+            .take(JOBS)
+            .map(|(_, unit, _, _, _, path)| async move {
+                // A unit may have gone since.
+                let since = self.property(&path, UNIT, "InactiveExitTimestamp").await;
+                let since = since.ok().and_then(|since| number(&since));
+                Job {
+                    unit: word(&unit),
+                    since: since.and_then(microseconds),
+                }
+            });
+        let mut jobs = join_all(jobs).await;
+        jobs.sort();
+        Ok(jobs)
     }
 
     async fn failed_units(&self) -> Result<Option<Vec<String>>, DbusError> {

@@ -1,6 +1,8 @@
 //! systemd: the queries to it, and the meaning of its replies.
 
 pub(crate) mod dbus;
+mod jobs;
+mod log_file;
 pub(crate) mod signals;
 pub(crate) mod stream;
 pub(crate) mod systemctl;

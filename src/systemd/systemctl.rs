@@ -6,13 +6,18 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    jobs::{Jobs, jobs_script},
+    log_file::log_file_function,
+};
 use crate::{
+    slurm_conf::find_slurm_conf,
     text::{Detail, clean},
     unit::{FAILED_UNITS, SystemdState, Unit},
 };
 
-/// A shell function that prints the end of a unit's journal. Its arguments are the unit and its
-/// main process.
+/// A shell function that prints the end of a unit's journal, and of its daemon's own log file where the
+/// journal has nothing fatal. Its arguments are the unit and its main process.
 ///
 /// It prints the messages of the unit, systemd's messages about the unit, and also the messages of
 /// the main process: for a process that dies at once, journald may learn no more than its number.
@@ -20,7 +25,8 @@ use crate::{
 /// systemd's own messages first.
 macro_rules! journal_function {
     () => {
-        r#"
+        concat!(
+            r#"
 limited() {
   if command -v timeout >/dev/null 2>&1; then timeout "$@"; else shift; "$@"; fi
 }
@@ -29,12 +35,21 @@ tail_of() {
   limited 2 journalctl --sync 2>/dev/null
   limited 5 journalctl --quiet --no-pager --boot --lines=20 "$@" 2>&1 | tail -c 8192
 }
+"#,
+            log_file_function!(),
+            r#"
+words_of() {
+  words=$(tail_of "$@")
+  printf '%s\n' "$words"
+  printf '%s\n' "$words" | grep -qi fatal || log_of "$1"
+}
 "#
+        )
     };
 }
 
-/// Prints the end of the journal of the unit that its arguments name, by id and process.
-pub(crate) const JOURNAL: &str = concat!(journal_function!(), r#"tail_of "$@""#);
+/// Prints the last words of the unit that its arguments name, by id and process.
+pub(crate) const JOURNAL: &str = concat!(journal_function!(), r#"words_of "$@""#);
 
 /// Prints the uptime of the node's machine, and when the processes in its arguments started, so
 /// that ages can be reckoned; see [`clock`]. The uptime comes first, as in [`SCRIPT`].
@@ -44,13 +59,14 @@ for pid; do { IFS= read -r stat <"/proc/$pid/stat" && echo "stat $stat"; } 2>/de
 "#;
 
 /// Prints the system's state, the units that its arguments name, and the end of the journal of
-/// those that have failed if the first argument is `yes`. Each line starts with its kind.
+/// those that have failed if the first argument is `yes`; and the jobs that a boot waits for, if the
+/// second is. Each line starts with its kind.
 ///
 /// The uptime comes first, so that a unit is older, never younger, than it seems.
 pub(crate) const SCRIPT: &str = concat!(
     journal_function!(),
     r#"
-journal=$1; shift
+journal=$1 jobs=$2; shift 2
 IFS=' ' read -r up _ </proc/uptime && echo "uptime $up"
 system=$(systemctl is-system-running 2>&1)
 echo "system $system"
@@ -58,9 +74,14 @@ if [ "$system" = degraded ]; then
   systemctl list-units --state=failed --plain --no-legend --no-pager | head -n 64 |
     while IFS=' ' read -r unit _; do echo "failed $unit"; done
 fi
+case $jobs$system in yesinitializing | yesstarting)
+"#,
+    jobs_script!(),
+    r#"
+;; esac
 id= pid= failed=
 end() {
-  if [ "$failed$journal" = yesyes ]; then tail_of "$id" "$pid" | sed 's/^/journal /'; echo; fi
+  if [ "$failed$journal" = yesyes ]; then words_of "$id" "$pid" | sed 's/^/journal /'; echo; fi
   id= pid= failed=
 }
 { systemctl show --property=Id,LoadState,ActiveState,SubState,Result,Type,MainPID,ExecMainPID,InvocationID,Job,ConditionResult,ConditionTimestampMonotonic,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic -- "$@" 2>&1; echo; } |
@@ -93,6 +114,7 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, UnitMi
     let mut uptime = None;
     let mut system = None;
     let mut failed_units = Vec::new();
+    let mut jobs = Jobs::default();
     let mut blocks: Vec<Block> = Vec::new();
     let mut block = Block::default();
     let mut complaint = None;
@@ -109,6 +131,7 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, UnitMi
             "unit" if !block.property(rest) && complaint.is_none() => {
                 complaint = Some(rest);
             }
+            "job" => jobs.line(rest),
             "stat" => block.process_start = start_ticks(rest),
             "journal" => {
                 if let Some(last) = blocks.last_mut() {
@@ -140,6 +163,7 @@ pub(crate) fn parse(output: &str, asked: &[&str]) -> Result<SystemdState, UnitMi
         system,
         failed_units: Some(failed_units),
         units,
+        jobs: jobs.finish(),
         subscribed: false,
         last_signal: 0,
     })

@@ -50,6 +50,7 @@ impl NodeActor {
             node.clone(),
             context.labels.clone(),
             context.journal,
+            context.profile,
             environment.seed(),
             environment.now(),
         );

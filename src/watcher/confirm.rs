@@ -22,7 +22,7 @@ use super::{
     schedule::{PROVEN, RUN_CONFIRMED, UNIT_CONFIRMED},
     span::Span,
 };
-use crate::probe::{Finding, Outcome, Proof};
+use crate::probe::{Finding, Judgement, Outcome, Proof};
 
 /// Since when the findings of the newest replies have been the same.
 #[derive(Debug, Default)]
@@ -67,25 +67,26 @@ impl Confirmations {
         span: Span,
         mode: Mode,
     ) -> Found {
-        match finding {
-            Finding::Clear(outcome) => Found::settled(outcome, via, span),
-            Finding::Unproven { proof, age, reason } => {
+        let Finding {
+            judgement,
+            evidence,
+        } = finding;
+        let found = match judgement {
+            Judgement::Clear(outcome) => Found::settled(outcome, via, span),
+            Judgement::Unproven { proof, age, reason } => {
                 let old_enough = age.is_some_and(|age| age >= PROVEN);
                 let due = self.since(&Proof::Unit(proof), false, span) + PROVEN;
                 // What was seen in a look may be as old as its start.
                 if old_enough || mode != Mode::Wait || span.asked >= due {
-                    return Found::settled(Outcome::passed(), via, span);
-                }
-                Found {
-                    confirm_at: Some(due),
-                    ..Found::settled(Outcome::Failed(reason), via, span)
+                    Found::settled(Outcome::passed(), via, span)
+                } else {
+                    Found {
+                        confirm_at: Some(due),
+                        ..Found::settled(Outcome::Failed(reason), via, span)
+                    }
                 }
             }
-            Finding::Dead {
-                proof,
-                reason,
-                detail,
-            } => {
+            Judgement::Dead { proof, reason } => {
                 let due = self.since(&proof, true, span) + delay(&proof);
                 let outcome = match mode {
                     Mode::Wait | Mode::Check if span.asked >= due => Outcome::Terminal(reason),
@@ -93,12 +94,12 @@ impl Confirmations {
                 };
                 let is_open = mode != Mode::Snapshot && !matches!(outcome, Outcome::Terminal(_));
                 Found {
-                    detail,
                     confirm_at: is_open.then_some(due),
                     ..Found::settled(outcome, via, span)
                 }
             }
-        }
+        };
+        Found { evidence, ..found }
     }
 
     fn since(&self, proof: &Proof, is_dead: bool, span: Span) -> Instant {
@@ -108,10 +109,10 @@ impl Confirmations {
     }
 
     fn first_seen(before: &[FirstSeen], finding: Finding, span: Span) -> Option<FirstSeen> {
-        let (proof, is_dead) = match finding {
-            Finding::Clear(_) => return None,
-            Finding::Unproven { proof, .. } => (Proof::Unit(proof), false),
-            Finding::Dead { proof, .. } => (proof, true),
+        let (proof, is_dead) = match finding.judgement {
+            Judgement::Clear(_) => return None,
+            Judgement::Unproven { proof, .. } => (Proof::Unit(proof), false),
+            Judgement::Dead { proof, .. } => (proof, true),
         };
         let same = |seen: &&FirstSeen| seen.proof == proof && seen.is_dead == is_dead;
         let at = before
@@ -134,9 +135,10 @@ fn delay(proof: &Proof) -> Duration {
 mod tests {
     use super::*;
     use crate::{
-        probe::UnitProof,
+        probe::{Evidence, UnitProof},
+        reason::{Reason, ReasonCode},
         report::ProbeResult,
-        text::{Detail, Reason},
+        text::Detail,
     };
 
     const MS: Duration = Duration::from_millis(1);
@@ -151,19 +153,22 @@ mod tests {
     }
 
     fn dead(changed: u64) -> Finding {
-        Finding::Dead {
-            proof: Proof::Unit(unit_proof(changed)),
-            reason: Reason::new("dead"),
-            detail: Detail::new("journal"),
+        Finding {
+            judgement: Judgement::Dead {
+                proof: Proof::Unit(unit_proof(changed)),
+                reason: Reason::new(ReasonCode::UnitFailed, "dead"),
+            },
+            evidence: Evidence::detail(Detail::new("journal")),
         }
     }
 
     fn young(changed: u64, age: Option<Duration>) -> Finding {
-        Finding::Unproven {
+        Judgement::Unproven {
             proof: unit_proof(changed),
             age,
-            reason: Reason::new("young"),
+            reason: Reason::new(ReasonCode::Unproven, "young"),
         }
+        .into()
     }
 
     fn outcome(found: Found) -> Outcome {
@@ -187,13 +192,13 @@ mod tests {
     }
 
     fn failed() -> Outcome {
-        Outcome::failed("dead")
+        Outcome::failed(ReasonCode::UnitFailed, "dead")
     }
 
     #[test]
     fn a_failed_unit_is_terminal_at_a_second_look_100_ms_later() {
         let looks = vec![(0, dead(1)), (100, dead(1)), (110, dead(1))];
-        let terminal = Outcome::terminal("dead");
+        let terminal = Outcome::terminal(ReasonCode::UnitFailed, "dead");
         assert_eq!(outcomes(Mode::Wait, looks), [failed(), failed(), terminal]);
     }
 
@@ -201,13 +206,17 @@ mod tests {
     fn a_unit_that_was_started_in_between_is_not_terminal() {
         let looks = vec![(0, dead(1)), (500, dead(2)), (550, dead(2))];
         assert_eq!(outcomes(Mode::Wait, looks), [failed(), failed(), failed()]);
-        let looks = vec![(0, dead(1)), (500, Finding::failed("x")), (1000, dead(1))];
+        let looks = vec![
+            (0, dead(1)),
+            (500, Finding::failed(ReasonCode::UnitInactive, "x")),
+            (1000, dead(1)),
+        ];
         assert_eq!(outcomes(Mode::Wait, looks)[2], failed());
     }
 
     #[test]
     fn active_counts_after_200_ms_under_the_same_process() {
-        let failed = Outcome::failed("young");
+        let failed = Outcome::failed(ReasonCode::Unproven, "young");
         let looks = vec![
             (0, young(1, None)),
             (200, young(1, None)),
@@ -222,7 +231,10 @@ mod tests {
     #[test]
     fn the_nodes_own_clock_proves_a_unit_at_the_first_look() {
         let looks = vec![(0, young(1, Some(199 * MS))), (1, young(1, Some(200 * MS)))];
-        let expected = [Outcome::failed("young"), Outcome::passed()];
+        let expected = [
+            Outcome::failed(ReasonCode::Unproven, "young"),
+            Outcome::passed(),
+        ];
         assert_eq!(outcomes(Mode::Wait, looks), expected);
     }
 
@@ -236,7 +248,10 @@ mod tests {
     fn a_snapshot_is_one_look_and_a_check_two() {
         let looks = || vec![(0, dead(1)), (110, dead(1))];
         assert_eq!(outcomes(Mode::Snapshot, looks()), [failed(), failed()]);
-        assert_eq!(outcomes(Mode::Check, looks())[1], Outcome::terminal("dead"));
+        assert_eq!(
+            outcomes(Mode::Check, looks())[1],
+            Outcome::terminal(ReasonCode::UnitFailed, "dead")
+        );
         for mode in [Mode::Snapshot, Mode::Check] {
             let looks = vec![(0, young(1, None))];
             assert_eq!(outcomes(mode, looks), [Outcome::passed()]);
@@ -277,15 +292,18 @@ mod tests {
         confirmations.note_units([dead(1)].into_iter(), first);
         let mut other = unit_proof(1);
         other.unit = "slurmd.service".to_owned();
-        let other = Finding::Dead {
+        let other: Finding = Judgement::Dead {
             proof: Proof::Unit(other),
-            reason: Reason::new("dead"),
-            detail: Detail::default(),
-        };
+            reason: Reason::new(ReasonCode::UnitFailed, "dead"),
+        }
+        .into();
         let later = Span::new(now + 500 * MS, now + 500 * MS);
         confirmations.note_units([dead(1), other.clone()].into_iter(), later);
         let judged = |finding| outcome(confirmations.judge(finding, "test", later, Mode::Wait));
-        assert_eq!(judged(dead(1)), Outcome::terminal("dead"));
+        assert_eq!(
+            judged(dead(1)),
+            Outcome::terminal(ReasonCode::UnitFailed, "dead")
+        );
         assert_eq!(judged(other), failed());
     }
 }

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::schedule::ENGINE_CALLS;
+use super::{
+    last_words::{LAST_WORDS, LastWords},
+    schedule::ENGINE_CALLS,
+};
 use crate::{
-    container::Container,
+    container::{Container, State},
     engine::{ContainerEngine, EngineError},
     environment::Environment,
     fair::{CallerId, FairBudget},
     link::Links,
-    node::{Identity, LabelKeys, NodeName, Visibility},
+    node::{Identity, LabelKeys, NodeName, Profile, Visibility},
 };
 
 /// Whom to follow: what one identity sees of a node, another may not.
@@ -49,6 +52,10 @@ pub(crate) struct Context {
     pub(crate) visibility: Visibility,
     /// Whether the journals of failed units are read.
     pub(crate) journal: bool,
+    /// The profile of nodes whose labels and clients name none.
+    pub(crate) profile: Profile,
+    /// What containers wrote to their logs before they ended.
+    last_words: LastWords,
 }
 
 impl Context {
@@ -59,6 +66,7 @@ impl Context {
         labels: LabelKeys,
         visibility: Visibility,
         journal: bool,
+        profile: Profile,
     ) -> Self {
         Self {
             engine,
@@ -68,6 +76,8 @@ impl Context {
             labels,
             visibility,
             journal,
+            profile,
+            last_words: LastWords::default(),
         }
     }
 
@@ -89,11 +99,19 @@ impl Context {
             }
         };
         let asked = self.environment.now();
-        let found = self.engine.inspect(node.as_str(), by).await;
+        let mut found = self.engine.inspect(node.as_str(), by).await;
         let visible = |container: &Container| {
             node.names(&container.id.0, &container.name)
                 && self.visibility.allows(&caller.identity, &container.labels)
         };
-        (asked, found.map(|found| found.filter(visible)))
+        found = found.map(|found| found.filter(visible));
+        if let Ok(Some(container)) = &mut found
+            && self.journal
+            && matches!(container.state, State::Exited { .. } | State::Dead)
+        {
+            let by = by.min(self.environment.now() + LAST_WORDS);
+            container.last_words = self.last_words.of(&self.engine, container, by).await;
+        }
+        (asked, found)
     }
 }

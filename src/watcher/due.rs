@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{
     cached::Cached,
     probe_set::Mode,
-    schedule::{ENGINE_RETURN, RESYNC, earlier},
+    schedule::{ENGINE_RETURN, RESYNC, SLOW_BOOT, earlier},
     session::{ENGINE, SystemdReply},
     state::{Answer, EngineBack, NodeState},
 };
@@ -13,6 +13,7 @@ use crate::{
     container::{Container, State},
     environment::after,
     probe::{Method, Probe, ProbeKind, container},
+    unit::is_booting,
 };
 
 impl NodeState {
@@ -54,12 +55,11 @@ impl NodeState {
         match systemd.value().map(|reply| &reply.result) {
             Some(Ok(state)) if state.subscribed => {
                 let is_systemd = matches!(probe.kind(), ProbeKind::Builtin(Method::Systemd));
-                // The end of a boot is signalled; how else the state changes is not.
-                let boots = matches!(state.system.as_str(), "starting" | "initializing");
-                if stops && is_systemd && !boots {
-                    retry()
-                } else {
-                    answered + RESYNC
+                // The end of a boot is signalled; how else the state changes is not, nor what a boot waits for.
+                match (stops && is_systemd, is_booting(&state.system)) {
+                    (true, false) => retry(),
+                    (true, true) => answered + SLOW_BOOT,
+                    (false, _) => answered + RESYNC,
                 }
             }
             _ if stops => retry(),

@@ -12,7 +12,7 @@ use super::{
     cached::Freshness,
     evaluation::{Evaluation, Needs, Progress, Subject},
     found::Found,
-    interpret::{Replies, Source, Step, next_step},
+    interpret::{Replies, Source, Step, goes_by_reply, next_step},
     probe_set::{Mode, ProbeSet, SetId},
     report_builder::ReportBuilder,
     schedule::{earlier, fresh},
@@ -22,18 +22,19 @@ use super::{
     status::{BlockedBy, blocked_by},
 };
 use crate::{
-    container::Container,
-    node::{Role, RoleLabel},
-    probe::{Outcome, Probe, ProbeError, ProbeKey, container},
+    container::{Container, Health},
+    node::{Label, NodeKind},
+    probe::{Evidence, Outcome, Probe, ProbeError, ProbeKey, container},
+    reason::{Reason, ReasonCode},
     report::ProbeResult,
-    text::Reason,
+    unit::Unit,
 };
 
 /// What the container itself is to its probes.
 enum Standing {
     /// This, to every one.
     Every(Found),
-    /// It runs; its label may name no role.
+    /// It runs; its labels may name no role and no profile.
     Runs(Option<Outcome>),
 }
 
@@ -45,9 +46,14 @@ struct Basis {
     latest: Option<Instant>,
     /// The latest that a probe's own query was answered.
     latest_answer: Option<Instant>,
+    /// The latest that an answer came which stands with its unit.
+    latest_standing: Option<Instant>,
     /// The longest that any of it took.
     slowest: Duration,
     systemd: bool,
+    /// Whether a daemon has passed though its unit is down. The unit may have been started since systemd was
+    /// asked, and then it counts only once it has proved itself.
+    without_unit: bool,
     /// The answers that only time can make old, and whose probe that is.
     answers: Vec<(ProbeKey, Probe)>,
     freshness: Freshness,
@@ -95,7 +101,7 @@ struct Evaluator<'a> {
     set: &'a ProbeSet,
     state: &'a NodeState,
     now: Instant,
-    role: Option<Role>,
+    kind: NodeKind,
     builder: ReportBuilder,
     needs: Needs,
     basis: Basis,
@@ -107,7 +113,7 @@ struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     fn new(id: SetId, set: &'a ProbeSet, state: &'a NodeState, now: Instant) -> Self {
         let container = &state.container;
-        let role = set.role.or_else(|| state.last_role());
+        let kind = state.kind_of(set);
         let started = match container.value() {
             Some(_) => now.min(container.span().asked),
             None => now,
@@ -116,8 +122,10 @@ impl<'a> Evaluator<'a> {
             started,
             latest: None,
             latest_answer: None,
+            latest_standing: None,
             slowest: Duration::ZERO,
             systemd: false,
+            without_unit: false,
             answers: Vec::new(),
             freshness: Freshness::Valid,
             doubted: None,
@@ -132,8 +140,8 @@ impl<'a> Evaluator<'a> {
             set,
             state,
             now,
-            role,
-            builder: ReportBuilder::new(set.probes(role)),
+            kind,
+            builder: ReportBuilder::new(set.probes(kind)),
             needs,
             basis,
             open: None,
@@ -142,7 +150,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn not_looked(mut self) -> Evaluation {
-        self.builder.push_unanswered();
+        self.builder.push_unanswered("the engine");
         self.finish(Progress::NotLooked, None)
     }
 
@@ -172,28 +180,40 @@ impl<'a> Evaluator<'a> {
     }
 
     fn present_container(&mut self, container: &Container) {
-        let label = match self.set.role {
-            Some(role) => RoleLabel::Is(role),
-            None => self.state.labels.role_of(&container.labels),
+        let NodeState { node, labels, .. } = self.state;
+        let label = match self.set.part.profile {
+            Some(profile) => Label::Is(profile),
+            None => labels.profile_of(&container.labels),
         };
-        let mut bad_role = None;
-        self.role = match label {
-            RoleLabel::Is(role) => Some(role),
-            RoleLabel::Missing => None,
-            RoleLabel::Invalid { value } => {
-                let (node, key) = (&self.state.node, &self.state.labels.role);
-                bad_role = Some(container::bad_role(node, key, &value));
+        let mut bad_label = None;
+        self.kind.profile = match label {
+            Label::Is(profile) => profile,
+            Label::Missing => self.state.profile,
+            Label::Invalid { value } => {
+                bad_label = Some(container::bad_profile(node, &labels.profile, &value));
+                self.state.profile
+            }
+        };
+        let label = match self.set.part.role {
+            Some(role) => Label::Is(role),
+            None => labels.role_of(&container.labels),
+        };
+        self.kind.role = match label {
+            Label::Is(role) => Some(role),
+            Label::Missing => None,
+            Label::Invalid { value } => {
+                bad_label = Some(container::bad_role(node, &labels.role, &value));
                 None
             }
         };
-        self.builder = ReportBuilder::new(self.set.probes(self.role));
+        self.builder = ReportBuilder::new(self.set.probes(self.kind));
         self.container_due();
-        let standing = self.standing(container, bad_role);
+        let standing = self.standing(container, bad_label);
         self.run_probes(&standing);
     }
 
     /// What the container itself is to every probe, unless they have to be asked.
-    fn standing(&self, container: &Container, bad_role: Option<Outcome>) -> Standing {
+    fn standing(&self, container: &Container, bad_label: Option<Outcome>) -> Standing {
         let span = self.state.container.span();
         let finding = container::judge(&self.state.node, container);
         let judged = self
@@ -201,14 +221,18 @@ impl<'a> Evaluator<'a> {
             .confirmations
             .judge(finding, ENGINE, span, self.set.mode);
         if judged.passes() {
-            return Standing::Runs(bad_role);
+            return Standing::Runs(bad_label);
         }
         if let Some(back) = self.state.engine_return(container)
             && span.asked < back
         {
-            let ended = judged.result.reason().map_or("", Reason::as_str);
+            let ended = judged.result.reason().unwrap_or_default();
             let waits = format!("{ended}; the engine came back and may start it again");
-            return Standing::Every(Found::settled(Outcome::failed(waits), ENGINE, span));
+            return Standing::Every(Found::settled(
+                Outcome::failed(ReasonCode::ContainerEnded, waits),
+                ENGINE,
+                span,
+            ));
         }
         Standing::Every(judged)
     }
@@ -220,21 +244,29 @@ impl<'a> Evaluator<'a> {
             let settled = match standing {
                 Standing::Every(found) => {
                     self.confirm_at = found.confirm_at;
-                    Some(found.clone())
+                    let mut found = found.clone();
+                    // What there is to show is shown once.
+                    if !self.builder.is_at_start() {
+                        found.evidence = Evidence::default();
+                    }
+                    Ok(found)
                 }
-                Standing::Runs(bad_role) if probe.is_container() => {
-                    let outcome = bad_role.clone().unwrap_or_else(Outcome::passed);
-                    Some(self.by_engine(outcome))
+                Standing::Runs(bad_label) if probe.is_container() => {
+                    let outcome = bad_label.clone().unwrap_or_else(Outcome::passed);
+                    Ok(self.by_engine(outcome))
                 }
                 Standing::Runs(_) => self.run_probe(&probe),
             };
-            let Some(settled) = settled else {
-                self.open.get_or_insert_with(|| probe.name().to_owned());
-                self.builder.push_unanswered();
-                if all {
-                    continue;
+            let settled = match settled {
+                Ok(settled) => settled,
+                Err(asked) => {
+                    self.open.get_or_insert_with(|| probe.name().to_owned());
+                    self.builder.push_unanswered(&asked);
+                    if all {
+                        continue;
+                    }
+                    return;
                 }
-                return;
             };
             let passed = settled.passes();
             self.builder.push(settled);
@@ -248,46 +280,60 @@ impl<'a> Evaluator<'a> {
         Found::settled(outcome, ENGINE, self.state.container.span())
     }
 
-    /// What a probe comes to; none if there is no reply yet.
-    fn run_probe(&mut self, probe: &Probe) -> Option<Found> {
+    /// What a probe comes to; else what has not replied yet.
+    fn run_probe(&mut self, probe: &Probe) -> Result<Found, String> {
         let key = probe.key();
         if probe.needs_systemd() {
-            self.rely_on_systemd(probe)?;
+            self.rely_on_systemd(probe).ok_or_else(asked_systemd)?;
         }
         let answer = self.state.answers.get(&key);
         let replies = Replies {
             systemd: self.state.systemd.value(),
             probe: answer.and_then(|answer| answer.cached.value()),
-            container: self.state.container.span(),
+            inspected: self.state.container.span(),
+            health: self.health(),
+            journal: self.state.journal,
             confirmations: &self.state.confirmations,
         };
         match next_step(probe, self.set.mode, replies) {
             Step::AskSystemd => {
                 self.needs.systemd = true;
-                None
+                Err(asked_systemd())
             }
             Step::RunProbe => {
                 self.needs.probes.push(probe.clone());
-                None
+                Err(probe.asks())
             }
             // It is not kept: the container is inspected instead.
-            Step::Ended => None,
+            Step::Ended => Err(probe.asks()),
             Step::Unknown(ProbeError(reason), source, span) => {
                 self.basis.include(span);
                 let due = match (source, answer) {
                     (Source::Probe, Some(answer)) => {
+                        if answer.cached.needs_query() {
+                            self.needs.probes.push(probe.clone());
+                        }
                         (Subject::Probe(key), self.state.retry_at(&answer.cached))
                     }
                     _ => (Subject::Systemd, self.state.retry_at(&self.state.systemd)),
                 };
                 self.needs.due.push(due);
-                Some(Found {
+                Ok(Found {
                     span: Some(span),
                     ..Found::unasked(ProbeResult::Unknown(reason))
                 })
             }
-            Step::Found(found) => Some(self.settle(probe, found, answer)),
+            Step::Found(found) => Ok(self.settle(probe, found, answer)),
+            Step::FoundSoFar(found) => {
+                self.needs.probes.push(probe.clone());
+                Ok(self.settle(probe, found, answer))
+            }
         }
+    }
+
+    fn health(&self) -> Option<&'a Health> {
+        let container = self.state.container.value()?.as_ref().ok()?.as_ref()?;
+        container.health.as_ref()
     }
 
     /// Notes that a probe goes by what systemd said; none if it has said nothing. A reply that counts
@@ -309,9 +355,13 @@ impl<'a> Evaluator<'a> {
             self.needs.due.push((Subject::Systemd, at));
             self.confirm_at = earlier(self.confirm_at, Some(at));
         }
-        let answer = answer.filter(|answer| answer.cached.value().is_some());
+        let answer = answer.filter(|answer| {
+            answer.cached.value().is_some() && goes_by_reply(probe, self.state.unit_of(probe))
+        });
         let mut stands_with_unit = false;
         if let Some(Answer { cached, unit, .. }) = answer {
+            let own = self.state.unit_of(probe);
+            self.basis.without_unit |= passes && own.is_some_and(Unit::is_at_rest);
             self.basis.rely_on(cached.freshness(), probe.name());
             let answered = Some(cached.span().answered);
             self.basis.latest_answer = self.basis.latest_answer.max(answered);
@@ -321,7 +371,10 @@ impl<'a> Evaluator<'a> {
             // One that a wait wants anew stands no longer: it is as old as it is.
             let stands = probe.stands_with_its_unit() && !cached.is_requested();
             stands_with_unit = passes && stands && unit.is_some();
-            if !stands_with_unit {
+            if stands_with_unit {
+                // It may be old, but it may also be the newest of all.
+                self.basis.latest_standing = self.basis.latest_standing.max(answered);
+            } else {
                 self.basis.include(cached.span());
                 self.basis.answers.push((probe.key(), probe.clone()));
             }
@@ -369,6 +422,7 @@ impl<'a> Evaluator<'a> {
         let container = self.state.container.span();
         let latest = self.basis.latest.unwrap_or(container.asked);
         let newest = latest.max(container.asked);
+        let newest = newest.max(self.basis.latest_standing.unwrap_or(newest));
         let is_old = |span: Span| span.answered + fresh(self.basis.slowest) < newest;
         // Not every change of systemd as a whole is signalled.
         if self.basis.systemd && is_old(systemd) {
@@ -377,8 +431,10 @@ impl<'a> Evaluator<'a> {
         }
         let reply = self.state.systemd.value();
         let subscribed = reply.is_some_and(SystemdReply::is_subscribed);
-        // Where units do not signal their changes, one may have changed before the last answer came.
-        if self.basis.systemd && !subscribed && self.basis.latest_answer > Some(systemd.asked) {
+        // Where units do not signal their changes, or a signal is on its way, one may have changed before the
+        // last answer came.
+        let untold = !subscribed || self.basis.without_unit;
+        if self.basis.systemd && untold && self.basis.latest_answer > Some(systemd.asked) {
             self.needs.refresh.push(Subject::Systemd);
             return Some("systemd".to_owned());
         }
@@ -423,13 +479,13 @@ impl<'a> Evaluator<'a> {
         let blocked_by = match waits_for {
             Some(probe) if progress == Progress::Confirming => Some(BlockedBy {
                 probe,
-                reason: Reason::new("it is looked at once more"),
+                reason: Reason::new(ReasonCode::Confirming, "it is looked at once more"),
             }),
             _ => blocked_by(&reports),
         };
         Evaluation {
             progress,
-            role: self.role,
+            kind: self.kind,
             reports,
             passed_since,
             blocked_by,
@@ -441,4 +497,8 @@ impl<'a> Evaluator<'a> {
             confirm_at: self.confirm_at,
         }
     }
+}
+
+fn asked_systemd() -> String {
+    "systemd".to_owned()
 }

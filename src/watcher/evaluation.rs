@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{cached::Freshness, report_builder::EvaluatedProbe, status::BlockedBy};
 use crate::{
-    node::Role,
+    node::NodeKind,
     probe::{Probe, ProbeKey},
 };
 
@@ -12,7 +12,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Evaluation {
     pub(super) progress: Progress,
-    pub(crate) role: Option<Role>,
+    pub(crate) kind: NodeKind,
     /// A report for every probe of the set.
     pub(crate) reports: Vec<EvaluatedProbe>,
     /// Since when the set has passed; none if it has not.

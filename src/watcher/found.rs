@@ -3,13 +3,16 @@
 use tokio::time::Instant;
 
 use super::span::Span;
-use crate::{probe::Outcome, report::ProbeResult, text::Detail};
+use crate::{
+    probe::{Evidence, Outcome},
+    report::ProbeResult,
+};
 
 /// What one probe has come to, and how the node was reached for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) result: ProbeResult,
-    pub(crate) detail: Detail,
+    pub(crate) evidence: Evidence,
     pub(crate) via: &'static str,
     /// When it was so: earlier than the probe ran, where systemd had been asked before. None where
     /// nobody was asked.
@@ -23,7 +26,7 @@ impl Found {
     pub(super) fn settled(outcome: Outcome, via: &'static str, span: Span) -> Self {
         Self {
             result: ProbeResult::Looked(outcome),
-            detail: Detail::default(),
+            evidence: Evidence::default(),
             via,
             span: Some(span),
             confirm_at: None,
@@ -34,7 +37,7 @@ impl Found {
     pub(super) fn unasked(result: ProbeResult) -> Self {
         Self {
             result,
-            detail: Detail::default(),
+            evidence: Evidence::default(),
             via: "",
             span: None,
             confirm_at: None,

@@ -232,7 +232,7 @@ impl NodeState {
     /// What has passed by one of these units begins anew.
     fn undo(&mut self, changed: &BTreeSet<String>) {
         for set in &self.wanted {
-            let probes = set.probes.probes(self.role_of(set));
+            let probes = set.probes.probes(self.kind_of(&set.probes));
             let mut names = probes.iter().flat_map(Probe::unit_names);
             if names.any(|name| changed.contains(*name)) {
                 self.passing.remove(&set.id);

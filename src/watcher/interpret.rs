@@ -8,10 +8,12 @@ use super::{
     span::Span,
 };
 use crate::{
+    container::Health,
     probe::{
-        Ask, Finding, Method, Outcome, Probe, ProbeError, ProbeKind, UnitProof, find_unit,
-        judge_systemd, judge_unit,
+        Finding, Judgement, Method, Outcome, Probe, ProbeError, ProbeKind, UnitProof, find_unit,
+        healthcheck, judge_socket, judge_systemd, judge_unit,
     },
+    reason::ReasonCode,
     unit::{SystemdState, Unit},
 };
 
@@ -20,6 +22,8 @@ use crate::{
 pub(super) enum Step {
     /// This is what it found.
     Found(Found),
+    /// This is what it found so far. The probe's own query has to be run, which may undo it.
+    FoundSoFar(Found),
     /// It could not be looked at, as this query showed.
     Unknown(ProbeError, Source, Span),
     /// The container ended under the query.
@@ -43,7 +47,11 @@ pub(super) struct Replies<'a> {
     pub(super) systemd: Option<&'a SystemdReply>,
     pub(super) probe: Option<&'a ProbeReply>,
     /// When the container was inspected.
-    pub(super) container: Span,
+    pub(super) inspected: Span,
+    /// The engine's own health status of the container.
+    pub(super) health: Option<&'a Health>,
+    /// Whether text of the container's own is shown.
+    pub(super) journal: bool,
     pub(super) confirmations: &'a Confirmations,
 }
 
@@ -55,44 +63,118 @@ pub(super) fn next_step(probe: &Probe, mode: Mode, replies: Replies<'_>) -> Step
         ProbeKind::Custom(_) => return replies.own(mode, None),
     };
     match method {
-        Method::Container => replies.found(Finding::passed(), ENGINE, replies.container, mode),
+        Method::Container => replies.found(Finding::passed(), ENGINE, replies.inspected, mode),
+        Method::Healthcheck => {
+            let finding = healthcheck::judge(replies.health, replies.journal);
+            replies.found(finding, ENGINE, replies.inspected, mode)
+        }
         Method::Systemd => replies.with_systemd(|reply, state| {
-            let finding = Finding::Clear(judge_systemd(state));
+            let finding = judge_systemd(state).into();
             replies.found(finding, reply.via, reply.span, mode)
         }),
         Method::Unit(names) => replies.with_unit(names, |reply, unit| {
             replies.found(judge_unit(unit), reply.via, reply.span, mode)
         }),
-        Method::Answer(names, _) if units_only && !names.is_empty() => replies
-            .with_unit(names, |reply, unit| {
+        Method::Answer(names, _) if units_only && !names.is_empty() => {
+            replies.with_unit(names, |reply, unit| {
+                let finding = match listening_socket(reply, probe).filter(|_| !unit.is_active()) {
+                    Some(socket) => judge_socket(socket, probe.name()).into(),
+                    None => judge_unit(unit),
+                };
+                replies.found(finding, reply.via, reply.span, mode)
+            })
+        }
+        Method::UnitUnless(names, _) => replies.with_unit(names, |reply, unit| {
+            if units_only {
                 replies.found(judge_unit(unit), reply.via, reply.span, mode)
-            }),
-        Method::Answer(..) => replies.own(mode, None),
-        Method::UnitAndAnswer(names, ask) => replies.with_unit(names, |reply, unit| {
-            replies.unit_and_answer(ask, reply, unit, mode)
+            } else {
+                replies.passes_without(reply, unit, mode)
+            }
+        }),
+        Method::Answer(..) | Method::Process(..) | Method::ProcessAndAnswer(..) => {
+            replies.own(mode, None)
+        }
+        Method::NotInProfile => {
+            let why = format!("profile process has no probe {}", probe.name());
+            let finding = Finding::failed(ReasonCode::ProfileInvalid, why);
+            replies.found(finding, ENGINE, replies.inspected, mode)
+        }
+        Method::Daemon(_) if units_only => replies.with_unit(method.unit_names(), |reply, unit| {
+            replies.found(judge_unit(unit), reply.via, reply.span, mode)
+        }),
+        Method::Daemon(daemon) => replies.with_unit(daemon.units, |reply, unit| {
+            if unit.is_active() {
+                replies.daemon(reply, unit, mode)
+            } else if daemon.by_hand {
+                replies.whoever_started_it(reply, unit, mode)
+            } else {
+                replies.found(judge_unit(unit), reply.via, reply.span, mode)
+            }
+        }),
+        Method::UnitAndAnswer(names, _) => replies.with_unit(names, |reply, unit| {
+            replies.unit_and_answer(reply, unit, mode)
         }),
     }
 }
 
 impl Replies<'_> {
-    fn unit_and_answer(self, ask: &Ask, reply: &SystemdReply, unit: &Unit, mode: Mode) -> Step {
-        let by_unit = || self.found(judge_unit(unit), reply.via, reply.span, mode);
-        // A snapshot goes by the unit of all but those whose answer alone counts.
-        let is_decided = !unit.is_active() && (unit.exists() || !ask.alone);
-        if is_decided || (mode == Mode::Snapshot && !ask.alone) {
-            return by_unit();
+    /// It is the answer that counts, whoever started the daemon.
+    fn unit_and_answer(self, reply: &SystemdReply, unit: &Unit, mode: Mode) -> Step {
+        if unit.is_active() {
+            return self.own(mode, Some(reply.span));
         }
+        self.whoever_started_it(reply, unit, mode)
+    }
+
+    fn daemon(self, reply: &SystemdReply, unit: &Unit, mode: Mode) -> Step {
         match self.probe {
-            // A port that accepts may be another's: the unit has to have proved itself, too.
-            Some(answer) if !ask.alone && has_passed(answer) => match by_unit() {
-                Step::Found(mut found) => {
-                    found.span = Some(Span::new(reply.span.asked, answer.span.answered));
-                    Step::Found(found)
+            // What listens now may be gone in a moment: the unit has to have proved itself, too.
+            Some(answer) if has_passed(answer) => {
+                match self.found(judge_unit(unit), reply.via, reply.span, mode) {
+                    Step::Found(mut found) => {
+                        found.span = Some(Span::new(reply.span.asked, answer.span.answered));
+                        Step::Found(found)
+                    }
+                    step => step,
                 }
-                step => step,
-            },
+            }
             _ => self.own(mode, Some(reply.span)),
         }
+    }
+
+    /// A daemon whose unit is not active, and not about to be, may have been started without it. If it
+    /// was not, the unit's state stands.
+    fn whoever_started_it(self, reply: &SystemdReply, unit: &Unit, mode: Mode) -> Step {
+        let found = |finding| {
+            self.confirmations
+                .judge(finding, reply.via, reply.span, mode)
+        };
+        let Some(answer) = self.probe.filter(|_| unit.is_at_rest()) else {
+            let finding = judge_unit(unit);
+            if !unit.is_at_rest() {
+                return Step::Found(found(finding));
+            }
+            // A failed unit is not terminal as long as its daemon may run all the same.
+            let outcome = Outcome::Failed(unit.describe());
+            return Step::FoundSoFar(found(Finding {
+                judgement: Judgement::Clear(outcome),
+                ..finding
+            }));
+        };
+        if has_passed(answer) || matches!(answer.result, Err(QueryError::Unknown(_))) {
+            self.own(mode, Some(reply.span))
+        } else {
+            Step::Found(found(judge_unit(unit)))
+        }
+    }
+
+    /// A unit that is not active, and not about to be, may be one that the node does without. If it is not,
+    /// the unit's state stands.
+    fn passes_without(self, reply: &SystemdReply, unit: &Unit, mode: Mode) -> Step {
+        if unit.is_active() {
+            return self.found(judge_unit(unit), reply.via, reply.span, mode);
+        }
+        self.whoever_started_it(reply, unit, mode)
     }
 
     /// The probe's own reply as its finding. With a unit behind it, it is of the time from which on
@@ -131,7 +213,7 @@ impl Replies<'_> {
     fn failed(self, error: &QueryError, via: &'static str, span: Span, source: Source) -> Step {
         match error {
             QueryError::Node(reason) => {
-                let finding = Finding::Clear(Outcome::Failed(reason.clone()));
+                let finding = Outcome::Failed(reason.clone()).into();
                 self.found(finding, via, span, Mode::Check)
             }
             QueryError::Unknown(error) => Step::Unknown(error.clone(), source, span),
@@ -145,7 +227,20 @@ impl Replies<'_> {
 }
 
 fn has_passed(reply: &ProbeReply) -> bool {
-    matches!(reply.result, Ok(Finding::Clear(Outcome::Passed(_))))
+    reply.result.as_ref().is_ok_and(Finding::has_passed)
+}
+
+/// The socket unit by which systemd starts the probe's daemon, if one is active.
+fn listening_socket<'a>(reply: &'a SystemdReply, probe: &Probe) -> Option<&'a Unit> {
+    let state = reply.result.as_ref().ok()?;
+    let mut sockets = probe.sockets().iter();
+    sockets.find_map(|name| state.units.get(*name).filter(|unit| unit.is_active()))
+}
+
+/// Whether the probe's own reply says anything while its unit is as systemd said.
+pub(super) fn goes_by_reply(probe: &Probe, unit: Option<&Unit>) -> bool {
+    let unless = matches!(probe.kind(), ProbeKind::Builtin(Method::UnitUnless(..)));
+    !unless || unit.is_some_and(Unit::is_at_rest)
 }
 
 /// What a probe's own reply is held against: the unit behind the question, as it was. Of a probe that
@@ -157,7 +252,9 @@ pub(super) fn unit_behind(probe: &Probe, reply: Option<&SystemdReply>) -> Option
     let state = reply?.result.as_ref().ok()?;
     let unit = find_unit(state, method.unit_names())?;
     match method {
-        Method::UnitAndAnswer(..) => Some(UnitProof::of(unit)),
+        Method::UnitAndAnswer(..) | Method::Daemon(_) | Method::UnitUnless(..) => {
+            Some(UnitProof::of(unit))
+        }
         Method::Answer(..) if unit.is_active() => Some(UnitProof::of(unit)),
         _ => None,
     }

@@ -44,6 +44,7 @@ mod feed;
 mod found;
 mod handle;
 mod interpret;
+mod last_words;
 mod one_shot;
 mod plan;
 mod probe_set;

@@ -59,12 +59,12 @@ impl OneShot {
             node.clone(),
             context.labels.clone(),
             context.journal,
+            context.profile,
             context.environment.seed(),
             now,
         );
         state.handle(Input::Inspected(Ok(Some(container)), inspected), now);
-        let role = set.role.or_else(|| state.last_role());
-        let probes = set.probes(role);
+        let probes = set.probes(state.kind_of(&set));
         let shortcuts = probes.iter().filter_map(|probe| {
             let shortcut = shortcut_of(probe)?;
             Some((probe.clone(), shortcut))
@@ -73,11 +73,21 @@ impl OneShot {
         // another's has to be told apart from that of the daemon's start before.
         let (known, unknown): (Vec<_>, Vec<_>) =
             shortcuts.partition(|(_, shortcut)| session.understands(shortcut));
-        let proofs = unknown.iter().flat_map(|(probe, _)| probe.unit_names());
+        // A check asks for the daemon's main process, whose sockets count.
+        let daemons = probes.iter().filter(|probe| {
+            set.mode == Mode::Check && matches!(probe.kind(), ProbeKind::Builtin(Method::Daemon(_)))
+        });
+        let proofs = unknown.iter().map(|(probe, _)| probe).chain(daemons);
+        let proofs = proofs.flat_map(Probe::unit_names);
+        let mut units = units_of(&probes, set.mode == Mode::Snapshot);
+        if set.mode == Mode::Snapshot {
+            units.extend(probes.iter().flat_map(Probe::sockets).copied());
+        }
         let question = UnitQuestion {
-            units: units_of(&probes, set.mode == Mode::Snapshot),
+            units,
             proofs: proofs.copied().collect(),
             journal: context.journal,
+            jobs: true,
         };
         let early = (set.mode == Mode::Snapshot).then(|| known.into_iter().next());
         Self {

@@ -9,7 +9,7 @@ use super::{
     evaluation::{Evaluation, Needs, Subject},
     interpret::unit_behind,
     probe_set::SetId,
-    schedule::earlier,
+    schedule::{SLOW_BOOT, earlier},
     state::{Answer, Command, NodeState, units_of},
 };
 use crate::{probe::Probe, unit::UnitQuestion};
@@ -142,7 +142,7 @@ impl NodeState {
             self.schedule.pace.take(now)?;
         }
         self.systemd.start();
-        Ok(Some(Command::QuerySystemd(self.question())))
+        Ok(Some(Command::QuerySystemd(self.question(now))))
     }
 
     fn start_probe(&mut self, probe: &Probe, now: Instant) -> Option<Command> {
@@ -186,13 +186,21 @@ impl NodeState {
         Some(answer.query)
     }
 
+    /// Whether a boot that is not over has taken longer than one does. Till then, what it waits for changes
+    /// all the time.
+    fn boots_slowly(&self, now: Instant) -> bool {
+        let seen = self.last_seen.as_ref();
+        seen.is_some_and(|seen| seen.since + SLOW_BOOT <= now)
+    }
+
     /// All units that any set goes by, in one question.
-    fn question(&self) -> UnitQuestion {
+    fn question(&self, now: Instant) -> UnitQuestion {
         let units = units_of(&self.wanted_probes(), true);
         UnitQuestion {
             proofs: units.clone(),
             units,
             journal: self.journal,
+            jobs: self.boots_slowly(now),
         }
     }
 }

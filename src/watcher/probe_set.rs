@@ -1,15 +1,15 @@
 //! Which probes somebody wants of a node, and how they are run.
 
 use crate::{
-    node::Role,
+    node::{NodeKind, Part, Profile},
     probe::{Probe, ProbeKey, Service},
 };
 
 /// The probes that somebody wants of a node, and how they are run.
 #[derive(Debug, Clone)]
 pub(crate) struct ProbeSet {
-    /// The role, where the client gave one; the label's otherwise.
-    pub(crate) role: Option<Role>,
+    /// What the client says in place of the labels.
+    pub(crate) part: Part,
     probes: Selection,
     pub(crate) mode: Mode,
 }
@@ -36,49 +36,57 @@ pub(crate) enum Mode {
 
 impl ProbeSet {
     /// What a wait wants: the role's own probes, or these.
-    pub(crate) fn wait(role: Option<Role>, mut probes: Vec<Probe>) -> Self {
+    pub(crate) fn wait(part: impl Into<Part>, mut probes: Vec<Probe>) -> Self {
         Probe::sort(&mut probes);
         let probes = if probes.is_empty() {
             Selection::OfRole
         } else {
             Selection::Named(probes)
         };
-        let mode = Mode::Wait;
-        Self { role, probes, mode }
+        let (part, mode) = (part.into(), Mode::Wait);
+        Self { part, probes, mode }
     }
 
     /// No probe at all, which no request asks for.
     #[cfg(test)]
     pub(super) fn without_probes() -> Self {
         let (probes, mode) = (Selection::Named(vec![]), Mode::Wait);
-        let role = None;
-        Self { role, probes, mode }
+        let part = Part::default();
+        Self { part, probes, mode }
     }
 
     /// One probe.
-    pub(crate) fn check(role: Option<Role>, probe: Probe) -> Self {
+    pub(crate) fn check(part: impl Into<Part>, probe: Probe) -> Self {
         let (probes, mode) = (Selection::Named(vec![probe]), Mode::Check);
-        Self { role, probes, mode }
+        let part = part.into();
+        Self { part, probes, mode }
     }
 
     /// Container, systemd and each of the node's services.
-    pub(crate) fn snapshot(role: Option<Role>) -> Self {
+    pub(crate) fn snapshot(part: impl Into<Part>) -> Self {
         let (probes, mode) = (Selection::Services, Mode::Snapshot);
-        Self { role, probes, mode }
+        let part = part.into();
+        Self { part, probes, mode }
     }
 
-    /// The probes to run on a node of that role, in their order.
-    pub(super) fn probes(&self, role: Option<Role>) -> Vec<Probe> {
+    /// The probes to run on a node of that kind, in their order.
+    pub(super) fn probes(&self, kind: NodeKind) -> Vec<Probe> {
+        let NodeKind { role, profile } = kind;
         match &self.probes {
-            Selection::OfRole => Probe::of_role(role),
-            Selection::Named(probes) => probes.clone(),
+            Selection::OfRole => Probe::of(role, profile),
+            Selection::Named(probes) => {
+                let own = |probe: &Probe| probe.in_profile(profile);
+                probes.iter().map(own).collect()
+            }
             Selection::Services => {
-                let engine = ["container", "systemd"]
-                    .into_iter()
-                    .filter_map(Probe::named);
-                engine
-                    .chain(Service::of_node(role).map(Service::probe))
-                    .collect()
+                let base: &[&str] = match profile {
+                    Profile::Systemd => &["container", "systemd"],
+                    Profile::Process => &["container"],
+                };
+                let base = base.iter().filter_map(|name| Probe::named(name));
+                let services = Service::of(role, profile).map(Service::probe);
+                let all = base.chain(services);
+                all.map(|probe| probe.in_profile(profile)).collect()
             }
         }
     }
@@ -92,7 +100,7 @@ impl ProbeSet {
             (Selection::Named(a), Selection::Named(b)) => keys(a) == keys(b),
             _ => false,
         };
-        self.role == other.role && self.mode == other.mode && same_probes
+        self.part == other.part && self.mode == other.mode && same_probes
     }
 }
 
@@ -112,14 +120,17 @@ impl SetId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::Outcome;
+    use crate::{node::Role, probe::Outcome};
 
     fn probe(name: &str) -> Probe {
         Probe::named(name).unwrap()
     }
 
     fn names(set: &ProbeSet, role: Option<Role>) -> Vec<String> {
-        let probes = set.probes(role);
+        let probes = set.probes(NodeKind {
+            role,
+            ..NodeKind::default()
+        });
         probes.iter().map(|probe| probe.name().to_owned()).collect()
     }
 

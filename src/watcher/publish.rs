@@ -103,7 +103,7 @@ fn next_status(
         facts.prompt
     };
     NodeStatus {
-        role: evaluation.role,
+        role: evaluation.kind.role,
         probes: stamped(evaluation.reports, known, observed).into(),
         prompt,
         round: facts.replies.max(1),

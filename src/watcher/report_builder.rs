@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::{found::Found, span::Span};
 use crate::{
     probe::Probe,
+    reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult},
-    text::Reason,
+    text::Line,
 };
 
 /// What an evaluation says of one probe.
@@ -23,7 +24,7 @@ impl EvaluatedProbe {
         let Self { probe, found } = self;
         let Found {
             result,
-            detail,
+            evidence,
             via,
             span,
             confirm_at: _,
@@ -31,7 +32,7 @@ impl EvaluatedProbe {
         ProbeReport {
             probe,
             result,
-            detail,
+            evidence,
             via,
             elapsed: span.map_or(Duration::ZERO, Span::took),
             since,
@@ -55,7 +56,8 @@ impl ReportBuilder {
     /// The reports of a node that has not been looked at.
     pub(super) fn unanswered(probes: Vec<Probe>) -> Vec<EvaluatedProbe> {
         let mut builder = Self::new(probes);
-        builder.push_unanswered();
+        let asked = builder.next().map(|probe| probe.asks()).unwrap_or_default();
+        builder.push_unanswered(&asked);
         builder.finish()
     }
 
@@ -67,6 +69,11 @@ impl ReportBuilder {
     /// Whether there is a report of every probe.
     pub(super) fn is_complete(&self) -> bool {
         self.reports.len() == self.probes.len()
+    }
+
+    /// Whether there is no report yet.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.reports.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -86,12 +93,11 @@ impl ReportBuilder {
         }
     }
 
-    /// Adds that the next probe has not replied.
-    pub(super) fn push_unanswered(&mut self) {
-        if let Some(probe) = self.next() {
-            let reason = Reason::new(format!("{} has not answered yet", probe.asks()));
-            self.push(Found::unasked(ProbeResult::Unknown(reason)));
-        }
+    /// Adds that what was asked for the next probe has not replied.
+    pub(super) fn push_unanswered(&mut self, asked: &str) {
+        let why = format!("{asked} has not answered yet");
+        let reason = Reason::new(ReasonCode::NotAnsweredYet, why);
+        self.push(Found::unasked(ProbeResult::Unknown(reason)));
     }
 
     /// The reports; probes that are left were not run, because of the last one that was.
@@ -99,7 +105,7 @@ impl ReportBuilder {
         let Some(last) = self.reports.last().map(|report| report.probe.clone()) else {
             return self.reports;
         };
-        let reason = Reason::new(format!("not looked at: {last} has not passed"));
+        let reason = Line::new(format!("not looked at: {last} has not passed"));
         while !self.is_complete() {
             let skipped = ProbeResult::Skipped(reason.clone());
             self.push(Found::unasked(skipped));
@@ -116,7 +122,7 @@ mod tests {
     fn said(reports: &[EvaluatedProbe]) -> Vec<String> {
         let reason = |result: &ProbeResult| {
             let reason = result.reason();
-            reason.map_or("passed", Reason::as_str).to_owned()
+            reason.unwrap_or("passed").to_owned()
         };
         let say =
             |report: &EvaluatedProbe| format!("{}: {}", report.probe, reason(&report.found.result));
@@ -142,7 +148,7 @@ mod tests {
         let mut builder = ReportBuilder::new(Probe::of_role(None));
         let passed = ProbeResult::Looked(Outcome::passed());
         builder.push(Found::unasked(passed));
-        builder.push_unanswered();
+        builder.push_unanswered("systemd");
         assert!(!builder.is_complete());
         assert_eq!(
             said(&builder.finish()),
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn more_reports_than_probes_are_not_taken() {
         let mut builder = ReportBuilder::new(vec![]);
-        builder.push_unanswered();
+        builder.push_unanswered("systemd");
         assert!(builder.is_complete() && builder.finish().is_empty());
     }
 }

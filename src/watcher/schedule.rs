@@ -45,6 +45,12 @@ const EAGER: Duration = Duration::from_millis(10);
 /// out late by no more than that, and asking gets ever more seldom.
 const PATIENCE: u32 = 16;
 
+/// How long a boot takes at most that needs no explanation. A node boots in 300 ms.
+pub(super) const SLOW_BOOT: Duration = Duration::from_secs(2);
+
+/// For how long a setting of the node's configuration files is not read again.
+pub(super) const CONFIGURATION: Duration = Duration::from_secs(5);
+
 /// How often what events tell is asked for all the same: an event may have been lost.
 pub(super) const RESYNC: Duration = Duration::from_secs(30);
 

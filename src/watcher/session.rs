@@ -5,18 +5,22 @@
 //! ([`QueryError::Ended`]).
 
 use std::{
+    convert::Infallible,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, ready},
+};
 use tokio::time::Instant;
 
 use super::{
     confirm::Confirmations,
     context::{Caller, Context},
     probe_set::Mode,
-    schedule::{ENGINE_LAG, STILL_RUNNING},
+    schedule::{CONFIGURATION, ENGINE_LAG, STILL_RUNNING},
     span::Span,
 };
 use crate::{
@@ -27,12 +31,15 @@ use crate::{
     link::{HOST, Lease, LinkError, Reply, Support, Wanted},
     node::NodeName,
     probe::{
-        Ask, Custom, Finding, Method, Outcome, Probe, ProbeError, ProbeKind, Shortcut, Understood,
-        UnitProof, container,
+        Ask, Custom, Finding, Judgement, Method, Outcome, Probe, ProbeError, ProbeKind, Shortcut,
+        Understood, UnitProof, container,
+        daemon::{self, Daemon, Listening},
+        slurm_command,
     },
-    question::{Answer, PortQuestion, Question},
+    question::{About, Answer, DaemonProcess, DaemonQuestion, PortQuestion, Question},
+    reason::{Reason, ReasonCode},
     report::ProbeResult,
-    text::{Reason, chain},
+    text::chain,
     unit::{SystemdState, Unit, UnitQuestion},
 };
 
@@ -86,12 +93,12 @@ pub(super) enum QueryError {
 }
 
 impl QueryError {
-    fn node(why: impl AsRef<str>) -> Self {
-        Self::Node(Reason::new(why))
+    fn node(error: &LinkError) -> Self {
+        Self::Node(Reason::new(error.code(), chain(error)))
     }
 
     fn unknown(error: &LinkError) -> Self {
-        Self::Unknown(ProbeError::new(chain(error)))
+        Self::Unknown(ProbeError::new(error.code(), chain(error)))
     }
 }
 
@@ -147,23 +154,54 @@ impl NodeSession {
             return self.greeting(ask, port, unit, newer_than, by).await;
         }
         let start = self.now();
-        let (via, result) = match probe.kind() {
-            ProbeKind::Builtin(Method::UnitAndAnswer(_, ask) | Method::Answer(_, ask)) => {
-                match self.shared_network(&ask.question) {
-                    Some(why) => (ENGINE, Ok(Finding::Clear(why))),
-                    None => self.guarded(self.answer(ask, unit, by), by).await,
+        // One allocation, in place of room for every kind of query in each of them.
+        let asking: BoxFuture<'_, Reply<Finding>> = match probe.kind() {
+            ProbeKind::Custom(custom) => {
+                return ProbeReply {
+                    via: "",
+                    result: self.check(probe, custom).await,
+                    span: Span::new(start, self.now()),
+                    again: None,
+                };
+            }
+            ProbeKind::Builtin(method) => match method {
+                Method::Daemon(daemon) => Box::pin(self.daemon(daemon, unit, by)),
+                Method::UnitAndAnswer(_, ask) if unit.is_some_and(Unit::is_at_rest) => {
+                    Box::pin(self.started_by_hand(probe, ask, unit, by))
                 }
-            }
-            ProbeKind::Builtin(Method::Container | Method::Systemd | Method::Unit(_)) => {
-                (ENGINE, Ok(Finding::passed()))
-            }
-            ProbeKind::Custom(custom) => ("", self.check(probe, custom).await),
+                Method::UnitAndAnswer(_, ask)
+                | Method::Answer(_, ask)
+                | Method::UnitUnless(_, ask) => match self.shared_network(&ask.question) {
+                    Some(why) => Box::pin(ready(Reply {
+                        via: ENGINE,
+                        result: Ok(why.into()),
+                    })),
+                    None => Box::pin(self.answer(ask, unit, by)),
+                },
+                Method::Process(daemon, unless) => {
+                    Box::pin(self.process(daemon, unless.as_ref(), by))
+                }
+                Method::ProcessAndAnswer(process, ask) => {
+                    Box::pin(self.process_and_answer(process, ask, by))
+                }
+                Method::Container
+                | Method::Healthcheck
+                | Method::Systemd
+                | Method::Unit(_)
+                | Method::NotInProfile => Box::pin(ready(Reply {
+                    via: ENGINE,
+                    result: Ok(Finding::passed()),
+                })),
+            },
         };
+        let (via, result) = self.guarded(asking, by).await;
+        let has_answered = result.is_ok();
+        let is_setting = matches!(probe.kind(), ProbeKind::Builtin(Method::UnitUnless(..)));
         ProbeReply {
             via,
             result,
             span: Span::new(start, self.now()),
-            again: None,
+            again: (is_setting && has_answered).then(|| self.now() + CONFIGURATION),
         }
     }
 
@@ -224,10 +262,13 @@ impl NodeSession {
         let check = async { custom.check(self.node.clone()).await };
         // A custom check that panics is the trouble of those alone who brought it.
         if let Ok(checked) = AssertUnwindSafe(check).catch_unwind().await {
-            return checked.map(Finding::Clear).map_err(QueryError::Unknown);
+            return checked.map(Finding::from).map_err(QueryError::Unknown);
         }
         let why = format!("the check {} has panicked", probe.name());
-        Err(QueryError::Unknown(ProbeError::new(why)))
+        Err(QueryError::Unknown(ProbeError::new(
+            ReasonCode::CommandFailed,
+            why,
+        )))
     }
 
     /// The way into the node has signalled less than was seen: it is made anew.
@@ -260,11 +301,22 @@ impl NodeSession {
     }
 
     async fn answer(&self, ask: &Ask, unit: Option<&Unit>, by: Instant) -> Reply<Finding> {
+        let start = unit.map(|unit| unit.invocation.clone()).unwrap_or_default();
+        self.answer_of(ask, unit, start, by).await
+    }
+
+    /// Asks a daemon whose start has this name, if it has one.
+    async fn answer_of(
+        &self,
+        ask: &Ask,
+        unit: Option<&Unit>,
+        start: String,
+        by: Instant,
+    ) -> Reply<Finding> {
         let Some(shortcut) = &ask.shortcut else {
-            return self.judged(ask, by).await;
+            return self.judged(ask, unit, by).await;
         };
         let question = Question::Port(shortcut.question);
-        let start = unit.map(|unit| unit.invocation.clone()).unwrap_or_default();
         let useless = |surely| Support::Useless {
             start: start.clone(),
             surely,
@@ -283,9 +335,9 @@ impl NodeSession {
                 return Reply { via, result };
             }
         }
-        let reply = self.judged(ask, by).await;
+        let reply = self.judged(ask, unit, by).await;
         // What does not understand while it starts may later: only one that serves is known not to.
-        let serves = matches!(reply.result, Ok(Finding::Clear(Outcome::Passed(_))));
+        let serves = reply.result.as_ref().is_ok_and(Finding::has_passed);
         if serves && understood == Understood::No && !start.is_empty() {
             let surely = known == useless(false) || known == useless(true);
             self.link.remember(shortcut.name, useless(surely));
@@ -293,13 +345,209 @@ impl NodeSession {
         reply
     }
 
-    async fn judged(&self, ask: &Ask, by: Instant) -> Reply<Finding> {
-        let Reply { via, result } = self.link.ask(&ask.question, self.reply_by(by)).await;
+    /// Asks a daemon whose unit is down, if one runs all the same: a command that asks a daemon that does
+    /// not run may take many seconds to say so.
+    async fn started_by_hand(
+        &self,
+        probe: &Probe,
+        ask: &Ask,
+        unit: Option<&Unit>,
+        by: Instant,
+    ) -> Reply<Finding> {
+        let question = DaemonQuestion {
+            process: probe.process(),
+            main_pid: None,
+            about: About::Start,
+        };
+        let Reply { via, result } = self.processes(question, by).await;
+        match result {
+            Ok(processes) if processes.is_empty() => {
+                let why = format!("no process of {} runs", question.process);
+                let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
+                Reply { via, result }
+            }
+            Ok(_) => self.answer(ask, unit, by).await,
+            Err(error) => Reply {
+                via,
+                result: Err(error),
+            },
+        }
+    }
+
+    /// Looks for the process of a daemon without a unit. Where none runs, a setting may say that the node
+    /// does without it.
+    async fn process(&self, daemon: &Daemon, unless: Option<&Ask>, by: Instant) -> Reply<Finding> {
+        self.link.expect_no_systemd();
+        let found = self.daemon(daemon, None, by).await;
+        let is_missing = |finding: &Finding| {
+            matches!(&finding.judgement, Judgement::Clear(outcome)
+                if outcome.code() == Some(ReasonCode::ProcessMissing))
+        };
+        let Some(unless) = unless.filter(|_| found.result.as_ref().is_ok_and(is_missing)) else {
+            return found;
+        };
+        let setting = self.judged(unless, None, by).await;
+        match &setting.result {
+            Ok(finding) if finding.has_passed() => setting,
+            Ok(_) | Err(LinkError::Node(_)) => found,
+            Err(_) => setting,
+        }
+    }
+
+    /// Asks a daemon without a unit, if a process of it runs.
+    async fn process_and_answer(
+        &self,
+        process: &'static str,
+        ask: &Ask,
+        by: Instant,
+    ) -> Reply<Finding> {
+        self.link.expect_no_systemd();
+        let question = DaemonQuestion {
+            process,
+            main_pid: None,
+            about: About::Start,
+        };
+        let Reply { via, result } = self.processes(question, by).await;
+        match result.map(|processes| processes.first().map(|process| process.pid)) {
+            Ok(Some(pid)) => {
+                let start = format!("process {pid}");
+                self.answer_of(ask, None, start, by).await
+            }
+            Ok(None) => {
+                let why = format!("no process of {process} runs");
+                let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
+                Reply { via, result }
+            }
+            Err(error) => {
+                let result = Err(error);
+                Reply { via, result }
+            }
+        }
+    }
+
+    /// Looks for the processes of a daemon and for where they listen, and asks the daemon there if it
+    /// serves, where it can tell.
+    async fn daemon(&self, daemon: &Daemon, unit: Option<&Unit>, by: Instant) -> Reply<Finding> {
+        let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
+        let (mut via, mut processes) = ("", Vec::new());
+        for process in daemon.processes {
+            let question = DaemonQuestion {
+                process,
+                main_pid: active.map(|unit| unit.main_pid),
+                about: About::Sockets,
+            };
+            let found = self.processes(question, by).await;
+            via = found.via;
+            match found.result {
+                Ok(found) => processes.extend(found),
+                Err(error) => {
+                    let result = Err(error);
+                    return Reply { via, result };
+                }
+            }
+            if !processes.is_empty() {
+                break;
+            }
+        }
+        let Listening { finding, address } = daemon.judge(unit, &processes);
+        let listens = Reply {
+            via,
+            result: Ok(finding),
+        };
+        let Some(address) = address.filter(|_| daemon.readyz) else {
+            return listens;
+        };
+        let question = Question::Port(daemon::readyz(address));
+        // An older daemon logs an error for each question that it does not understand, so each start is
+        // asked once.
+        let own = || {
+            processes
+                .first()
+                .map(|process| format!("process {}", process.pid))
+        };
+        let start = unit.map(|unit| unit.invocation.clone()).or_else(own);
+        let start = start.unwrap_or_default();
+        let useless = Support::Useless {
+            start,
+            surely: true,
+        };
+        if self.link.support(daemon.name()) == useless || self.shared_network(&question).is_some() {
+            return listens;
+        }
+        let answered = self.link.ask(&question, self.reply_by(by)).await;
+        match answered
+            .result
+            .map(|answer| daemon::judge_readyz(daemon.name(), &answer))
+        {
+            Ok(Understood::Yes(finding)) if !finding.has_passed() => Reply {
+                via: answered.via,
+                result: Ok(finding),
+            },
+            Ok(Understood::No) => {
+                self.link.remember(daemon.name(), useless);
+                listens
+            }
+            Ok(_) | Err(_) => listens,
+        }
+    }
+
+    async fn processes(&self, question: DaemonQuestion, by: Instant) -> Reply<Vec<DaemonProcess>> {
+        let question = Question::Daemon(question);
+        let Reply { via, result } = self.link.ask(&question, self.reply_by(by)).await;
+        let processes = |answer| match answer {
+            Answer::Daemon(processes) => processes,
+            _ => Vec::new(),
+        };
+        Reply {
+            via,
+            result: result.map(processes),
+        }
+    }
+
+    async fn judged(&self, ask: &Ask, unit: Option<&Unit>, by: Instant) -> Reply<Finding> {
+        let mut question = ask.question.clone();
+        if let (Question::Command(command), Some(process)) = (&mut question, ask.as_daemon) {
+            match self.arguments(process, unit, by).await {
+                Ok(arguments) => command.arguments = arguments,
+                Err(Reply { via, result }) => {
+                    let result = result.map(|never| match never {});
+                    return Reply { via, result };
+                }
+            }
+        }
+        let Reply { via, result } = self.link.ask(&question, self.reply_by(by)).await;
         let judge = |answer: Answer| (ask.judge)(&answer);
         Reply {
             via,
             result: result.map(judge),
         }
+    }
+
+    /// What a command of Slurm has to be told to ask as that daemon of the node would. It stays the same for
+    /// as long as the daemon's unit is not started anew.
+    async fn arguments(
+        &self,
+        process: &'static str,
+        unit: Option<&Unit>,
+        by: Instant,
+    ) -> Result<Vec<String>, Reply<Infallible>> {
+        let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
+        let start = active.map_or("", |unit| unit.invocation.as_str());
+        if let Some(known) = self.link.arguments(process, start) {
+            return Ok(known);
+        }
+        let question = DaemonQuestion {
+            process,
+            main_pid: active.map(|unit| unit.main_pid),
+            about: About::Start,
+        };
+        let Reply { via, result } = self.processes(question, by).await;
+        let arguments = slurm_command::arguments(&result.map_err(|error| Reply {
+            via,
+            result: Err(error),
+        })?);
+        self.link.remember_arguments(process, start, &arguments);
+        Ok(arguments)
     }
 
     /// Why a port of this node proves nothing, if the question is about one.
@@ -308,7 +556,7 @@ impl NodeSession {
             Question::Port(PortQuestion { port, .. }) => {
                 container::shared_port(&self.node, &self.container, *port)
             }
-            Question::Command(_) => None,
+            Question::Command(_) | Question::Setting(_) | Question::Daemon(_) => None,
         }
     }
 
@@ -349,7 +597,10 @@ impl NodeSession {
         match (error, trouble) {
             (LinkError::NotRunning, _) => match self.ended(by).await {
                 Ok(Some(ended)) => QueryError::Ended(ended),
-                Ok(None) => QueryError::node("the way into the node ended in the node"),
+                Ok(None) => QueryError::Node(Reason::new(
+                    ReasonCode::NoAnswer,
+                    "the way into the node ended in the node",
+                )),
                 Err(error) => error.into(),
             },
             // What broke may have done so because the container ended.
@@ -364,11 +615,11 @@ impl NodeSession {
             (LinkError::Slow { .. }, Some(trouble)) => QueryError::Unknown(trouble),
             // Nor is what went through an engine that has just stopped answering.
             (error @ LinkError::Slow { .. }, None) if via != HOST => match self.inspect(by).await {
-                Ok(_) => QueryError::node(chain(&error)),
+                Ok(_) => QueryError::node(&error),
                 Err(error) => error.into(),
             },
             (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
-                QueryError::node(chain(&error))
+                QueryError::node(&error)
             }
             (
                 error @ (LinkError::Engine(_) | LinkError::Busy { .. } | LinkError::Unusable(_)),
@@ -431,9 +682,10 @@ impl NodeSession {
         let found = Confirmations::default().judge(finding, ENGINE, span, Mode::Snapshot);
         match found.result {
             result if result.is_passed() && now.is_same_run(&self.container) => None,
-            result if result.is_passed() => Some(Outcome::failed(format!(
-                "container {node} was started again while it was looked at"
-            ))),
+            result if result.is_passed() => Some(Outcome::failed(
+                ReasonCode::ContainerRestarting,
+                format!("container {node} was started again while it was looked at"),
+            )),
             ProbeResult::Looked(outcome) => Some(outcome),
             ProbeResult::Unknown(_) | ProbeResult::Skipped(_) => None,
         }

@@ -25,6 +25,7 @@ use super::{
     cached::Cached,
     clients::WantedSet,
     confirm::Confirmations,
+    probe_set::ProbeSet,
     probe_set::SetId,
     prompt::Prompt,
     schedule::{Pace, RESYNC},
@@ -36,7 +37,7 @@ use crate::{
     container::{Container, State},
     engine::EngineError,
     inbox::Pending,
-    node::{LabelKeys, NodeName, Role, RoleLabel},
+    node::{LabelKeys, NodeKind, NodeName, Profile, Role},
     probe::{Probe, ProbeKey, UnitProof, find_unit},
     unit::{Unit, UnitQuestion},
 };
@@ -189,6 +190,8 @@ pub(super) struct NodeState {
     pub(super) node: NodeName,
     pub(super) labels: LabelKeys,
     pub(super) journal: bool,
+    /// The profile of nodes whose labels and clients name none.
+    pub(super) profile: Profile,
 
     // What was replied.
     pub(super) container: Cached<Inspected>,
@@ -228,6 +231,7 @@ impl NodeState {
         node: NodeName,
         labels: LabelKeys,
         journal: bool,
+        profile: Profile,
         seed: u64,
         now: Instant,
     ) -> Self {
@@ -235,6 +239,7 @@ impl NodeState {
             node,
             labels,
             journal,
+            profile,
             container: Cached::new(now),
             systemd: Cached::new(now),
             answers: HashMap::new(),
@@ -267,21 +272,29 @@ impl NodeState {
     }
 
     pub(super) fn wanted_probes(&self) -> Vec<Probe> {
-        let probes = |set: &WantedSet| set.probes.probes(self.role_of(set));
+        let probes = |set: &WantedSet| set.probes.probes(self.kind_of(&set.probes));
         self.wanted.iter().flat_map(probes).collect()
     }
 
-    pub(super) fn role_of(&self, set: &WantedSet) -> Option<Role> {
-        set.probes.role.or_else(|| self.last_role())
+    /// What the node is to this set, by the labels that were seen last.
+    pub(super) fn kind_of(&self, set: &ProbeSet) -> NodeKind {
+        NodeKind {
+            role: set.part.role.or_else(|| self.last_role()),
+            profile: set.part.profile.unwrap_or_else(|| self.last_profile()),
+        }
     }
 
     /// The role that the label of the container gave which was seen last.
     pub(super) fn last_role(&self) -> Option<Role> {
         let seen = self.last_seen.as_ref()?;
-        match self.labels.role_of(&seen.container.labels) {
-            RoleLabel::Is(role) => Some(role),
-            RoleLabel::Missing | RoleLabel::Invalid { .. } => None,
-        }
+        self.labels.role_of(&seen.container.labels).named()
+    }
+
+    /// The profile in the same way, else the server's own.
+    fn last_profile(&self) -> Profile {
+        let seen = self.last_seen.as_ref();
+        let named = seen.and_then(|seen| self.labels.profile_of(&seen.container.labels).named());
+        named.unwrap_or(self.profile)
     }
 
     /// Whether the last look found no such container.

@@ -14,8 +14,8 @@ use crate::{
     container::Run,
     environment::Environment,
     node::Role,
+    reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult},
-    text::Reason,
 };
 
 /// The run of a node's container that was seen last.
@@ -72,9 +72,9 @@ impl NodeStatus {
     /// The status of a node that has not been looked at.
     pub(super) fn unanswered(set: &ProbeSet, environment: &Environment) -> Self {
         let observed = environment.wall();
-        let probes = ReportBuilder::unanswered(set.probes(set.role));
+        let probes = ReportBuilder::unanswered(set.probes(set.part.into()));
         Self {
-            role: set.role,
+            role: set.part.role,
             blocked_by: blocked_by(&probes),
             probes: stamped(probes, &[], observed).into(),
             prompt: Prompt::initial(),
@@ -92,7 +92,8 @@ impl NodeStatus {
 
     /// What is left of this when the node's actor has gone wrong.
     pub(super) fn abandoned(&self) -> Self {
-        let reason = Reason::new("readyd has stopped looking: a fault of its own");
+        let why = "readyd has stopped looking: a fault of its own";
+        let reason = Reason::new(ReasonCode::NotAnsweredYet, why);
         let mut probes = self.probes.to_vec();
         let open = probes.iter().position(|report| !report.result.is_passed());
         let open = open.or(probes.len().checked_sub(1));
@@ -129,7 +130,7 @@ pub(super) fn blocked_by(reports: &[EvaluatedProbe]) -> Option<BlockedBy> {
     let open = reports.iter().find(|report| !report.found.passes())?;
     Some(BlockedBy {
         probe: open.probe.clone(),
-        reason: open.found.result.reason()?.clone(),
+        reason: open.found.result.blocking()?,
     })
 }
 

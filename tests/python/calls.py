@@ -19,7 +19,11 @@ def duration(seconds):
 
 
 def outcome(report):
-    return pb.Outcome.Name(report.outcome).removeprefix("OUTCOME_")
+    name = pb.Outcome.Name(report.outcome).removeprefix("OUTCOME_")
+    # Every reason has a code, and what needs no reason has none.
+    needs_code = name not in ("PASSED", "SKIPPED")
+    assert (report.code != pb.REASON_CODE_UNSPECIFIED) == needs_code, report
+    return name
 
 
 def outcomes(probes):

@@ -94,12 +94,18 @@ def swept():
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def unix_socket(tmp_path_factory):
+    """Returns the path of the Unix socket on which the server listens, too."""
+    return tmp_path_factory.mktemp("socket") / "r.sock"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, unix_socket):
     """Starts a server for this run, and yields the authority of its URL."""
     log = tmp_path_factory.mktemp("readyd") / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [os.environ["READYD"], "serve", "--listen", "127.0.0.1:0"],
+            [os.environ["READYD"], "serve", "--listen", "127.0.0.1:0", "--listen", f"unix:{unix_socket}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,

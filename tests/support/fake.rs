@@ -58,6 +58,10 @@ pub struct FakeNode {
     pub greeting: &'static str,
     /// The output of `scontrol ping`; `None` for a command that hangs.
     pub ping: Option<&'static str>,
+    /// The daemons that run without their units.
+    pub by_hand: Vec<&'static str>,
+    /// The daemons that run and do not listen.
+    pub silent: Vec<&'static str>,
     /// How long each command takes.
     pub delay: Duration,
     /// The journal of each unit that has failed.
@@ -79,6 +83,8 @@ impl FakeNode {
                 started_at: None,
                 pid: None,
                 network: Network::Own,
+                health: None,
+                last_words: readyd::text::Detail::default(),
             },
             system: "running",
             units: [
@@ -96,6 +102,8 @@ impl FakeNode {
             .into(),
             greeting: "SSH-2.0-Fake\r",
             ping: Some("Slurmctld(primary) at fake is UP"),
+            by_hand: Vec::new(),
+            silent: Vec::new(),
             delay: Duration::ZERO,
             last_words: "it died".to_owned(),
         }
@@ -384,9 +392,16 @@ impl RunningExec for FakeExec {
             if asked.contains("systemctl show") {
                 return systemctl(&node, &self.argv);
             }
+            if asked.contains("/net/tcp") {
+                return processes(&node, &self.argv);
+            }
             if asked.contains("/dev/tcp") {
                 self.engine.world().greetings += 1;
                 return format!("connected\n{}\n", node.greeting);
+            }
+            // The node's configuration says nothing.
+            if asked.contains("authtype") || asked.contains("storagehost") {
+                return String::new();
             }
             match node.ping {
                 Some(ping) => format!("fake\n{ping}\n"),
@@ -410,16 +425,45 @@ impl RunningExec for FakeExec {
     }
 }
 
-/// Returns what the script of a look prints on this node. The last arguments of the script are the
-/// units.
+/// Returns what the script that looks for a daemon's processes prints on this node. The last arguments
+/// are the daemon's name, the main process of its unit, and what is asked of it.
+fn processes(node: &FakeNode, argv: &[String]) -> String {
+    let [.., name, main, about] = argv else {
+        unreachable!("{argv:?}")
+    };
+    let unit = node.units.get(format!("{name}.service").as_str());
+    let is_active = unit.is_some_and(|unit| unit.active == "active");
+    let pid = match main.as_str() {
+        "0" if node.by_hand.contains(&name.as_str()) => "99",
+        "0" if !is_active => return "own\n0::/\n".to_owned(),
+        main => main,
+    };
+    if about == "start" {
+        return format!(
+            "own\n0::/\nprocess {pid} ({name}) S 1 {pid}\n0::/a\nstart\n\narguments\n{name}\n"
+        );
+    }
+    let inode = if node.silent.contains(&name.as_str()) {
+        2
+    } else {
+        1
+    };
+    format!(
+        "own\n0::/\nprocess {pid} ({name}) S 1 {pid}\n0::/a\nfiles\nlrwx 3 -> socket:[{inode}]\nsockets\n   \
+         0: 00000000:1AA2 00000000:0000 0A 0:0 0:0 0 0 0 1 1 0 100\n"
+    )
+}
+
 /// How long a fake node has been up, in seconds.
 const UPTIME: u64 = 1000;
 
+/// Returns what the script of a look prints on this node. The last arguments of the script are the
+/// units.
 fn systemctl(node: &FakeNode, argv: &[String]) -> String {
     let units = argv
         .iter()
         .skip_while(|word| *word != "yes" && *word != "no")
-        .skip(1);
+        .skip(2);
     let mut printed = format!("uptime {UPTIME}.00\nsystem {}\n", node.system);
     for name in units {
         let block = match node.units.get(name.as_str()) {

@@ -3,9 +3,10 @@
 use readyd::{
     docker::{DockerEngine, DockerHost},
     environment::Environment,
-    monitor::{LinkChoice, Monitor, Options, WaitRequest, WaitTarget},
+    monitor::{CHECK_LIMIT, LinkChoice, Monitor, Options, Snapshot, WaitRequest, WaitTarget},
     node::Identity,
-    report::ProbeResult,
+    probe::Probe,
+    report::{ProbeReport, ProbeResult},
 };
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -110,7 +111,8 @@ impl Node {
     /// Writes a file in the node.
     pub fn write(&self, path: &str, text: &str) {
         let mut tee = Command::new("docker")
-            .args(["exec", "-i", &self.0, "tee", path])
+            .args(["exec", "-i", &self.0, "sh", "-c"])
+            .args(["mkdir -p \"${0%/*}\"; cat >\"$0\"", path])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
@@ -310,6 +312,7 @@ pub fn request(nodes: &[&str]) -> WaitRequest {
     let target = |node: &&str| WaitTarget {
         node: node.parse().unwrap(),
         role: None,
+        profile: None,
     };
     WaitRequest {
         nodes: nodes.iter().map(target).collect(),
@@ -318,8 +321,19 @@ pub fn request(nodes: &[&str]) -> WaitRequest {
     }
 }
 
+pub async fn snapshot(monitor: &Monitor, node: &str) -> Snapshot {
+    let name = node.parse().unwrap();
+    monitor.snapshot(&ME, &name, None).await.unwrap()
+}
+
+pub async fn check(monitor: &Monitor, node: &str, probe: &str) -> ProbeReport {
+    let (name, probe) = (node.parse().unwrap(), Probe::named(probe).unwrap());
+    let checked = monitor.check(&ME, &name, &probe, None, CHECK_LIMIT).await;
+    checked.unwrap()
+}
+
 pub fn reason(result: &ProbeResult) -> &str {
-    result.reason().map_or("", |reason| reason.as_str())
+    result.reason().unwrap_or_default()
 }
 
 /// Waits for the end of the node's boot.

@@ -68,6 +68,7 @@ pub fn wait_for_all(nodes: &[String]) -> WaitReadyRequest {
     let target = |node: &String| NodeTarget {
         node: node.clone(),
         role: 0,
+        profile: 0,
     };
     WaitReadyRequest {
         nodes: nodes.iter().map(target).collect(),

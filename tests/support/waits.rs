@@ -16,6 +16,7 @@ pub fn containers(nodes: &[String], limit: Option<Duration>) -> WaitRequest {
     let target = |node: &String| WaitTarget {
         node: node.parse().unwrap(),
         role: None,
+        profile: None,
     };
     WaitRequest {
         nodes: nodes.iter().map(target).collect(),

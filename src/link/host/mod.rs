@@ -13,8 +13,11 @@
 //! resolves a path. Hence `openat2` with `RESOLVE_IN_ROOT`, a check of the peer's credentials, and
 //! separate threads.
 
+mod daemon;
+mod listeners;
 mod port;
 mod process;
+mod settings;
 mod threads;
 
 use std::{sync::Arc, time::Duration};
@@ -36,7 +39,7 @@ use super::{
 };
 use crate::{
     inbox::Inbox,
-    question::{Answer, PortQuestion, Question},
+    question::{Answer, DaemonQuestion, PortQuestion, Question, SettingQuestion},
     systemd::{
         dbus::{Bus, MonotonicNow},
         signals::Listeners,
@@ -151,6 +154,16 @@ impl HostLink {
             .await
     }
 
+    async fn setting(&self, question: &SettingQuestion, by: Instant) -> Result<Answer, LinkError> {
+        let process = self.process().await?;
+        settings::ask(&self.target, &self.threads, process, question.key, by).await
+    }
+
+    async fn daemon(&self, question: &DaemonQuestion, by: Instant) -> Result<Answer, LinkError> {
+        let process = self.process().await?;
+        daemon::ask(&self.target, &self.threads, process, question, by).await
+    }
+
     /// Dials a port, when no other caller does.
     async fn dial(&self, question: &PortQuestion, by: Instant) -> Result<Answer, LinkError> {
         let process = self.process().await?;
@@ -199,6 +212,8 @@ impl Link for HostLink {
     async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
         match question {
             Question::Port(question) => Reply::by(HOST, self.dial(question, by).await),
+            Question::Daemon(question) => Reply::by(HOST, self.daemon(question, by).await),
+            Question::Setting(question) => Reply::by(HOST, self.setting(question, by).await),
             // The command runs in the node's shell, which is the bridge's way.
             Question::Command(_) => Reply::by(BRIDGE, self.commands.ask(question, by).await),
         }

@@ -1,11 +1,6 @@
 //! Ports that are dialled from within the node's network.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    os::fd::AsFd as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use rustix::{
     io::Errno,
@@ -24,7 +19,8 @@ use super::{
     threads::Threads,
 };
 use crate::{
-    question::{Answer, Expects, GreetingEnd, PortQuestion},
+    question::{Answer, GreetingEnd, PortQuestion},
+    reason::ReasonCode,
     text::said,
 };
 
@@ -42,12 +38,16 @@ pub(super) async fn ask(
 ) -> Result<Answer, LinkError> {
     let port = question.port;
     if process.shares_network() {
-        return Err(LinkError::Node(format!(
-            "the node uses this machine's network: what answers at port {port} may be another's"
-        )));
+        return Err(LinkError::node(
+            ReasonCode::Unproven,
+            format!(
+                "the node uses this machine's network: what answers at port {port} may be another's"
+            ),
+        ));
     }
     let held = Arc::clone(process);
-    let socket = threads.in_network(target, by, move || socket_in(&held));
+    let address = SocketAddr::new(question.address, port);
+    let socket = threads.in_network(target, by, move || socket_in(&held, address));
     let socket = socket.await?.map_err(|error| {
         process::exhausted(error).unwrap_or_else(|| {
             LinkError::Unusable(format!("not from outside: entering its network: {error}"))
@@ -56,7 +56,6 @@ pub(super) async fn ask(
     if process.has_ended() {
         return Err(LinkError::NotRunning);
     }
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let what = question.to_string();
     let connected = target.within(&what, CONNECT_LIMIT, by, async {
         Ok(socket.connect(address).await)
@@ -69,44 +68,40 @@ pub(super) async fn ask(
         }
         Err(error) => return Err(error),
     };
-    match question.expects {
-        Expects::Line {
-            send,
-            prefix,
-            within,
-            cap,
-        } => {
-            let mut sent = Vec::new();
-            let listen = async { Ok(listen(stream, send, prefix, cap, &mut sent).await) };
-            let end = match target.within(&what, within, by, listen).await {
-                Ok(end) => end,
-                Err(LinkError::Slow { limit: Some(_), .. }) => GreetingEnd::TimedOut,
-                Err(error) => return Err(error),
-            };
-            Ok(Answer::Greeting(sent, end))
-        }
-        Expects::Connection => Ok(Answer::Accepted),
-    }
+    let mut sent = Vec::new();
+    let listen = async { Ok(listen(stream, question, &mut sent).await) };
+    let end = match target.within(&what, question.within, by, listen).await {
+        Ok(end) => end,
+        Err(LinkError::Slow { limit: Some(_), .. }) => GreetingEnd::TimedOut,
+        Err(error) => return Err(error),
+    };
+    Ok(Answer::Greeting(sent, end))
+}
+
+/// Enters the node's network. The thread must not run anything else afterwards.
+pub(super) fn enter_network(process: &Process) -> Result<(), Errno> {
+    let network = process.network()?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
 /// Makes a socket in the node's network, on a thread that enters this network. A socket stays in
 /// the network that it was made in, whichever thread uses it.
-fn socket_in(process: &Process) -> Result<TcpSocket, Errno> {
-    let network = process.network()?;
-    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+fn socket_in(process: &Process, address: SocketAddr) -> Result<TcpSocket, Errno> {
+    enter_network(process)?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
 /// Reads up to a line with the prefix, or up to the cap.
-async fn listen(
-    mut stream: TcpStream,
-    send: &str,
-    prefix: &str,
-    cap: usize,
-    into: &mut Vec<u8>,
-) -> GreetingEnd {
+async fn listen(mut stream: TcpStream, question: &PortQuestion, into: &mut Vec<u8>) -> GreetingEnd {
+    let PortQuestion {
+        send, prefix, cap, ..
+    } = *question;
     if stream.write_all(send.as_bytes()).await.is_err() {
         return GreetingEnd::Closed;
     }

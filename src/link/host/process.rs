@@ -19,7 +19,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::super::LinkError;
+use super::super::{LinkError, cgroup::names};
 use crate::{container::ContainerId, text::said};
 
 /// How many bytes of /proc/PID/cgroup are read. Each hierarchy has a line of at most a path's
@@ -122,14 +122,16 @@ impl Process {
             let why = said(&error.into());
             exhausted(error).unwrap_or_else(|| LinkError::NoBus(format!("{what}: {why}")))
         };
-        let socket = self.below(path).map_err(|error| match error {
-            Errno::NOENT => LinkError::NoBus(format!("there is no /{path}")),
-            Errno::SRCH => LinkError::NotRunning,
-            Errno::NOSYS | Errno::PERM => {
-                LinkError::Unusable("not from outside: this kernel has no openat2".to_owned())
-            }
-            error => failed(&format!("/{path}"), error),
-        })?;
+        let socket =
+            self.below(path, OFlags::PATH | OFlags::CLOEXEC)
+                .map_err(|error| match error {
+                    Errno::NOENT => LinkError::NoBus(format!("there is no /{path}")),
+                    Errno::SRCH => LinkError::NotRunning,
+                    Errno::NOSYS | Errno::PERM => LinkError::Unusable(
+                        "not from outside: this kernel has no openat2".to_owned(),
+                    ),
+                    error => failed(&format!("/{path}"), error),
+                })?;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
         let stream = stream.map_err(|error| failed("a socket", error))?;
@@ -147,9 +149,21 @@ impl Process {
         Ok(stream.into())
     }
 
-    fn below(&self, path: &str) -> Result<OwnedFd, Errno> {
+    /// Opens the directory at this path below the process's root. This may hang for as long as a mount
+    /// in the container does.
+    pub(super) fn directory(&self, path: &str) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.below(path, flags)
+    }
+
+    /// Opens the file at this path below the process's root. This may hang for as long as a mount in the
+    /// container does.
+    pub(super) fn file(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.below(path, flags | OFlags::CLOEXEC)
+    }
+
+    fn below(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let root = openat(&self.proc, "root", folder_flags(), Mode::empty())?;
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..RENAMES {
             match openat2(&root, path, flags, Mode::empty(), inside) {
@@ -210,47 +224,9 @@ fn text(file: OwnedFd) -> String {
     text
 }
 
-/// Whether a /proc/PID/cgroup names the container. The container's full id is a part of a path,
-/// alone or as engines on systemd write it (`docker-ID.scope`).
-fn names(cgroup: &str, id: &ContainerId) -> bool {
-    let part = |part: &str| {
-        let part = part.strip_suffix(".scope").unwrap_or(part);
-        let (_, last) = part.rsplit_once('-').unwrap_or(("", part));
-        last == id.0
-    };
-    id.0.len() >= 64 && cgroup.lines().any(|line| line.split('/').skip(1).any(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cgroup_names_its_container_and_no_other() {
-        let id = ContainerId("ab".repeat(32));
-        let other = "cd".repeat(32);
-        for line in [
-            format!("12:pids:/docker/{id0}\n", id0 = id.0),
-            format!("1:name=systemd:/docker/{id0}/init.scope\n", id0 = id.0),
-            format!(
-                "0::/system.slice/docker-{id0}.scope/init.scope\n",
-                id0 = id.0
-            ),
-            format!("0::/../../libpod-{id0}.scope\n", id0 = id.0),
-        ] {
-            assert!(names(&line, &id), "{line}");
-        }
-        for line in [
-            String::new(),
-            "0::/\n".to_owned(),
-            format!("0::/docker/{other}\n"),
-            format!("0::/docker/{other}{id0}\n", id0 = id.0),
-            format!("{id0}:x:/\n", id0 = id.0),
-        ] {
-            assert!(!names(&line, &id), "{line}");
-        }
-        assert!(!names("0::/\n0::/a/", &ContainerId(String::new())));
-    }
 
     #[test]
     fn a_process_that_is_not_the_containers_is_not_opened() {

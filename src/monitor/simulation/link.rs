@@ -20,6 +20,8 @@ impl ContainerEngine for Sim {
                     started_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(container.run)),
                     pid: Some(container.run as u32),
                     network: Network::Own,
+                    health: None,
+                    last_words: crate::text::Detail::default(),
                 })
             });
             (seen, world.outage)
@@ -169,6 +171,7 @@ impl SimLink {
         sleep(self.sim.some(2 * MS)).await;
         let last_signal = self.sim.signals();
         let look = self.read(&mut self.sim.world(), |now| SystemdState {
+            jobs: Vec::new(),
             last_signal,
             system: now.system.to_owned(),
             failed_units: None,
@@ -263,6 +266,25 @@ impl Link for SimLink {
                     stderr: String::new(),
                     code: 1,
                 },
+                // It needs munge.
+                Question::Setting(_) => Answer::Command {
+                    stdout: String::new(),
+                    stderr: String::new(),
+                    code: 0,
+                },
+                Question::Daemon(question) => {
+                    let unit = now
+                        .units
+                        .get(format!("{}.service", question.process).as_str());
+                    let runs = unit.filter(|unit| unit.active == "active");
+                    let process = runs.map(|unit| DaemonProcess {
+                        pid: unit.pid,
+                        parent: 1,
+                        start: None,
+                        listens: Some(vec![ListeningSocket::Tcp(([0; 4], 6818).into())]),
+                    });
+                    Answer::Daemon(process.into_iter().collect())
+                }
                 Question::Port(_) => Answer::Closed("Connection refused".to_owned()),
             })
         };

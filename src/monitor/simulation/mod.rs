@@ -46,7 +46,7 @@ use crate::{
     inbox::Inbox,
     link::{Link, LinkError, Links, Reply},
     node::{Identity, NodeName, Role},
-    question::{Answer, GreetingEnd, PortQuestion, Question},
+    question::{Answer, DaemonProcess, GreetingEnd, ListeningSocket, PortQuestion, Question},
     systemd::signals::SignalCounter,
     unit::{SystemdState, Unit, UnitQuestion},
 };
@@ -313,6 +313,7 @@ async fn play(seed: u64, steps: u64) -> (Vec<String>, BTreeMap<&'static str, u64
     let target = |(name, role): (String, Option<Role>)| WaitTarget {
         node: name.parse().unwrap(),
         role,
+        profile: None,
     };
     let request = WaitRequest {
         nodes: nodes.into_iter().map(target).collect(),

@@ -179,6 +179,7 @@ impl World {
         let target = |(name, role): (String, Option<Role>)| WaitTarget {
             node: name.parse().unwrap(),
             role,
+            profile: None,
         };
         WaitRequest {
             nodes: nodes.into_iter().map(target).collect(),

@@ -1,7 +1,7 @@
 //! What the replies that there are come to.
 
 use super::*;
-use crate::watcher::cached::Freshness;
+use crate::{reason::ReasonCode, watcher::cached::Freshness};
 
 #[test]
 fn probes_stop_at_the_first_that_has_not_passed() {
@@ -67,8 +67,11 @@ fn what_systemd_said_long_ago_is_asked_for_once_more_before_a_set_passes() {
     core.systemd(all_up());
     let turn = core.turn();
     let (sshd, query) = turn.probe_query();
-    core.at(1_500)
-        .answered(&sshd, query, Finding::failed("refused"));
+    core.at(1_500).answered(
+        &sshd,
+        query,
+        Finding::failed(ReasonCode::PortClosed, "refused"),
+    );
     assert_eq!(core.turn().outcomes(), "PPF-");
     core.at(2_000);
     let Command::QueryProbe(_, query, ..) = core.turn().commands[0] else {
@@ -76,9 +79,11 @@ fn what_systemd_said_long_ago_is_asked_for_once_more_before_a_set_passes() {
     };
     core.answered(&sshd, query, Finding::passed());
     let turn = core.turn();
-    // The banner stands with its unit, so that it is not what makes the set old.
+    // The banner stands with its unit, but systemd as a whole may be another since it was asked.
     assert_eq!(turn.outcomes(), "PPPP");
-    assert_eq!(turn.progress(), Progress::Passed);
+    assert_eq!(turn.blocked_by(), "systemd: it is looked at once more");
+    core.systemd(all_up());
+    assert_eq!(core.turn().progress(), Progress::Passed);
 
     // An answer that nothing stands behind does.
     let mut core = Core::wanting(vec![ProbeSet::wait(
@@ -112,7 +117,7 @@ fn an_answer_from_before_the_last_inspection_is_asked_for_once_more() {
     core.at(5_000).inspected(running());
     let turn = core.turn();
     assert_eq!(turn.blocked_by(), "registered: it is looked at once more");
-    assert_eq!(turn.said(), ["query registered: sinfo"]);
+    assert_eq!(turn.said(), ["query registered: scontrol show node"]);
 }
 
 #[test]
@@ -136,7 +141,7 @@ fn an_answer_from_before_another_probe_failed_is_asked_for_once_more_when_that_p
     let turn = core.turn();
     assert_eq!(turn.progress(), Progress::Confirming);
     assert_eq!(turn.blocked_by(), "registered: it is looked at once more");
-    assert_eq!(turn.said(), ["query registered: sinfo"]);
+    assert_eq!(turn.said(), ["query registered: scontrol show node"]);
 }
 
 #[test]
@@ -168,7 +173,11 @@ fn a_passed_reply_stands_until_the_next_one_comes() {
     let (registered, query) = turn.probe_query();
     core.at(15_000);
     assert_eq!(core.turn().progress(), Progress::Passed, "it is slow");
-    core.answered(&registered, query, Finding::failed("it hangs"));
+    core.answered(
+        &registered,
+        query,
+        Finding::failed(ReasonCode::NoAnswer, "it hangs"),
+    );
     assert_eq!(core.turn().outcomes(), "F");
 }
 
@@ -218,7 +227,7 @@ fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
 fn a_unit_that_signals_nothing_is_looked_at_once_more_behind_the_last_answer() {
     let mut core = Core::wanting(vec![ProbeSet::wait(
         None,
-        vec![probe("slurmd"), probe("registered")],
+        vec![probe("sackd"), probe("registered")],
     )]);
     core.turn();
     core.inspected(running());
@@ -229,11 +238,11 @@ fn a_unit_that_signals_nothing_is_looked_at_once_more_behind_the_last_answer() {
     core.at(300).answered(&registered, query, Finding::passed());
     let turn = core.turn();
     assert_eq!(turn.blocked_by(), "systemd: it is looked at once more");
-    // slurmd was started anew meanwhile, and has not proved itself.
+    // sackd was started anew meanwhile, and has not proved itself.
     let mut state = unsubscribed();
     state
         .units
-        .extend([unit("slurmd.service", "active", "simple", 2)]);
+        .extend([unit("sackd.service", "active", "simple", 2)]);
     core.systemd(state);
     assert_eq!(core.turn().outcomes(), "F-");
 }
@@ -249,7 +258,7 @@ fn a_label_that_is_no_role_fails_the_container() {
         turn.blocked_by()
             .contains("sind.role=boss, which is not a role")
     );
-    assert_eq!(turn.first().role, None);
+    assert_eq!(turn.first().kind.role, None);
 }
 
 #[test]
@@ -260,7 +269,7 @@ fn a_role_is_the_clients_else_the_labels() {
         core.inspected(with_role("controller"));
         let turn = core.turn();
         let last = turn.first().reports.last().unwrap();
-        (turn.first().role, last.probe.clone())
+        (turn.first().kind.role, last.probe.clone())
     };
     assert_eq!(
         reports(base()),
@@ -306,14 +315,14 @@ fn an_engine_out_of_reach_is_not_an_unready_node() {
 
 #[test]
 fn a_young_unit_of_a_type_that_does_not_tell_is_not_up_yet() {
-    let mut core = Core::wanting(vec![only("slurmd")]);
+    let mut core = Core::wanting(vec![only("sackd")]);
     core.turn();
     core.inspected(running());
     core.turn();
     let mut state = all_up();
     state
         .units
-        .extend([unit("slurmd.service", "active", "simple", 1)]);
+        .extend([unit("sackd.service", "active", "simple", 1)]);
     core.systemd(state.clone());
     let turn = core.turn();
     assert_eq!((turn.outcomes().as_str(), turn.wake), ("F", Some(200 * MS)));
@@ -403,7 +412,49 @@ fn a_banner_that_is_old_does_not_stand_for_a_wait_that_begins() {
     core.systemd(all_up());
     // Until it is read, the set is as old as the banner.
     assert!(core.turn().first().started < core.zero + SECOND);
-    core.answered(&sshd, query, Finding::failed("port 22 is silent"));
+    core.answered(
+        &sshd,
+        query,
+        Finding::failed(ReasonCode::NoAnswer, "port 22 is silent"),
+    );
     let turn = core.turn();
     assert_eq!(turn.outcomes(), "PPF-");
+}
+
+#[test]
+fn a_daemon_that_passes_without_its_unit_does_so_only_if_the_unit_is_still_down() {
+    let with_slurmd = |active, changed| {
+        let mut state = all_up();
+        state
+            .units
+            .extend([unit("slurmd.service", active, "simple", changed)]);
+        state
+    };
+    let mut core = Core::wanting(vec![only("slurmd")]);
+    core.turn();
+    core.inspected(running());
+    core.turn();
+    core.systemd(with_slurmd("inactive", 1));
+    let turn = core.turn();
+    assert_eq!(turn.outcomes(), "F");
+    let (slurmd, query) = turn.probe_query();
+    core.answered(&slurmd, query, Finding::passed());
+    // It may be the unit's own, which was started only just now.
+    let turn = core.turn();
+    assert_eq!(turn.blocked_by(), "systemd: it is looked at once more");
+    assert_eq!(turn.said(), ["query systemd: slurmd.service"]);
+    core.systemd(with_slurmd("inactive", 1));
+    assert_eq!(core.turn().progress(), Progress::Passed);
+
+    let mut core = Core::wanting(vec![only("slurmd")]);
+    core.turn();
+    core.inspected(running());
+    core.turn();
+    core.systemd(with_slurmd("inactive", 1));
+    let (slurmd, query) = core.turn().probe_query();
+    core.answered(&slurmd, query, Finding::passed());
+    core.turn();
+    core.systemd(with_slurmd("active", 2));
+    let turn = core.turn();
+    assert_ne!(turn.progress(), Progress::Passed);
 }

@@ -1,6 +1,7 @@
 //! What follows from each input.
 
 use super::*;
+use crate::reason::{Reason, ReasonCode};
 
 #[test]
 fn a_running_container_opens_a_session_once() {
@@ -167,7 +168,7 @@ fn a_changed_unit_that_no_signal_told_has_the_link_renewed() {
 
 #[test]
 fn a_changed_unit_undoes_only_the_sets_that_go_by_it() {
-    let mut core = Core::wanting(vec![only("munge"), only("slurmd")]);
+    let mut core = Core::wanting(vec![only("munge"), only("sackd")]);
     core.bring_up();
     core.turn();
     assert_eq!(core.state.passing.len(), 2);
@@ -217,7 +218,7 @@ fn a_container_that_ends_under_a_query_is_inspected_and_nothing_is_kept() {
     core.turn();
     core.inspected(running());
     core.turn();
-    let ended = crate::probe::Outcome::terminal("it ended");
+    let ended = crate::probe::Outcome::terminal(ReasonCode::ContainerEnded, "it ended");
     core.systemd_reply(Err(QueryError::Ended(ended)));
     let turn = core.turn();
     assert_eq!(turn.said()[0], "inspect");
@@ -230,10 +231,10 @@ fn a_node_that_keeps_systemd_back_fails_and_readyd_that_cannot_look_does_not_kno
     core.turn();
     core.inspected(running());
     core.turn();
-    let reason = crate::text::Reason::new("no bus");
+    let reason = Reason::new(ReasonCode::BusUnavailable, "no bus");
     core.systemd_reply(Err(QueryError::Node(reason)));
     assert_eq!(core.turn().outcomes(), "F");
-    let error = crate::probe::ProbeError::new("busy");
+    let error = crate::probe::ProbeError::new(ReasonCode::NotAnsweredYet, "busy");
     core.systemd_reply(Err(QueryError::Unknown(error)));
     assert_eq!(core.turn().outcomes(), "U");
 }

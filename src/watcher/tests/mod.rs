@@ -28,8 +28,9 @@ use crate::{
     engine::{EngineError, ErrorCause},
     environment::Environment,
     inbox::{ContainerChange, Pending},
-    node::{LabelKeys, Role},
+    node::{LabelKeys, Profile, Role},
     probe::{Finding, Probe},
+    reason::ReasonCode,
     report::Trigger,
     unit::{SystemdState, Unit},
 };
@@ -61,6 +62,8 @@ fn container(state: State) -> Container {
         started_at: Some(SystemTime::UNIX_EPOCH),
         pid: Some(7),
         network: Network::Own,
+        health: None,
+        last_words: crate::text::Detail::default(),
     }
 }
 
@@ -103,11 +106,13 @@ fn all_up() -> SystemdState {
     SystemdState {
         system: "running".to_owned(),
         failed_units: None,
+        jobs: Vec::new(),
         units: [
             unit("sshd.service", "active", "notify", 1),
             unit("ssh.service", "active", "notify", 1),
             unit("munge.service", "active", "forking", 1),
             unit("slurmd.service", "active", "notify", 1),
+            unit("sackd.service", "active", "notify", 1),
             unit("slurmctld.service", "active", "notify", 1),
         ]
         .into(),
@@ -145,7 +150,14 @@ impl Core {
     fn wanting(sets: Vec<ProbeSet>) -> Self {
         let zero = Instant::now();
         let labels = LabelKeys::default();
-        let state = NodeState::new("n".parse().unwrap(), labels, true, 1, zero);
+        let state = NodeState::new(
+            "n".parse().unwrap(),
+            labels,
+            true,
+            Profile::Systemd,
+            1,
+            zero,
+        );
         let mut core = Self {
             state,
             zero,
@@ -275,8 +287,37 @@ impl Core {
         });
     }
 
-    /// Evaluates and plans, as the actor does at each turn.
+    /// Evaluates and plans, as the actor does at each turn. The node's slurm.conf says, at once, that it
+    /// needs munge.
     fn turn(&mut self) -> Turn {
+        let mut turn = self.one_turn();
+        let asks_munge = |command: &Command| match command {
+            Command::QueryProbe(probe, query, ..) if probe.name() == "munge" => {
+                Some((probe.key(), *query))
+            }
+            _ => None,
+        };
+        let Some((key, query)) = turn.commands.iter().find_map(asks_munge) else {
+            return turn;
+        };
+        let reply = ProbeReply {
+            via: "test",
+            result: Ok(Finding::failed(ReasonCode::UnitInactive, "it needs munge")),
+            span: Span::new(self.now, self.now),
+            again: Some(self.now + 5 * SECOND),
+        };
+        self.handle(Input::Probe(key, query, reply));
+        turn.commands
+            .retain(|command| asks_munge(command).is_none());
+        let next = self.turn();
+        turn.commands.extend(next.commands);
+        Turn {
+            commands: turn.commands,
+            ..next
+        }
+    }
+
+    fn one_turn(&mut self) -> Turn {
         let evaluations = self.state.evaluate_all(self.now);
         let Plan { commands, wake } = self.state.plan(&evaluations, self.now);
         Turn {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::reason::ReasonCode;
 use crate::watcher::cached::Freshness;
 
 /// One thing that happens to a node.
@@ -119,7 +120,7 @@ impl Play {
                 let finding = if passes {
                     Finding::passed()
                 } else {
-                    Finding::failed("refused")
+                    Finding::failed(ReasonCode::PortClosed, "refused")
                 };
                 core.answered(&probe, query, finding);
             }

@@ -197,8 +197,5 @@ fn a_node_whose_actor_has_gone_wrong_says_so_and_is_not_ready() {
     let left = passed().status().abandoned();
     assert_eq!(left.passed_since, None);
     let reason = left.probes[0].result.reason().unwrap();
-    assert_eq!(
-        reason.as_str(),
-        "readyd has stopped looking: a fault of its own"
-    );
+    assert_eq!(reason, "readyd has stopped looking: a fault of its own");
 }

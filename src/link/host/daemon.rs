@@ -1,0 +1,195 @@
+//! The processes of a daemon, and the sockets on which they listen or how they were started, without a
+//! command in the node.
+//!
+//! The node's own `/proc` is read, since processes have their numbers in the node there. It is the
+//! container's to mount: what is no proc file system is not read, nothing is followed out of it, and a
+//! process counts only if its cgroup, as this machine sees it, is the container's.
+
+use std::{collections::HashMap, io::Read as _, os::fd::OwnedFd, sync::Arc};
+
+use rustix::{
+    fs::{Dir, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2, readlinkat},
+    io::Errno,
+};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        LinkError, Target,
+        cgroup::names,
+        daemon::{socket_inode, stat_fields, variable},
+    },
+    RESOLVE_LIMIT, listeners,
+    port::enter_network,
+    process::{self, Process},
+    threads::Threads,
+};
+use crate::{
+    container::ContainerId,
+    question::{About, Answer, DaemonProcess, DaemonQuestion, DaemonStart, ListeningSocket},
+    text::said,
+};
+
+/// How many processes, and how many open files of one, are looked at.
+const PROCESSES: usize = 65_536;
+const FILES: usize = 65_536;
+
+/// How many bytes of a file of a process are read.
+const FILE_CAP: u64 = 64 * 1024;
+
+/// Looks for the processes of a daemon.
+pub(super) async fn ask(
+    target: &Target,
+    threads: &Arc<Threads>,
+    process: &Arc<Process>,
+    question: &DaemonQuestion,
+    by: Instant,
+) -> Result<Answer, LinkError> {
+    let (held, question) = (Arc::clone(process), *question);
+    let id = target.container.id.clone();
+    let due = by.min(target.environment.now() + RESOLVE_LIMIT);
+    let look = move || look(&held, &question, &id);
+    let looking = threads.among_paths(target, due, look);
+    let found = target.within("the node's /proc", RESOLVE_LIMIT, by, async {
+        looking.await?
+    });
+    match found.await {
+        Ok(found) => Ok(Answer::Daemon(found)),
+        // A process in the node may see its /proc otherwise.
+        Err(error @ LinkError::Slow { .. }) => Err(LinkError::Unusable(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// The node's processes, and what listens in its network. Only a thread that ends with this may look.
+struct Look<'a> {
+    proc: OwnedFd,
+    id: &'a ContainerId,
+    about: About,
+    listening: HashMap<u64, ListeningSocket>,
+}
+
+fn look(
+    process: &Process,
+    question: &DaemonQuestion,
+    id: &ContainerId,
+) -> Result<Vec<DaemonProcess>, LinkError> {
+    let failed = |error: Errno| {
+        process::exhausted(error).unwrap_or_else(|| {
+            LinkError::Unusable(format!(
+                "not from outside: the node's /proc: {}",
+                said(&error.into())
+            ))
+        })
+    };
+    let proc = process.directory("proc").map_err(failed)?;
+    if fstatfs(&proc).map_err(failed)?.f_type != PROC_SUPER_MAGIC {
+        let why = "not from outside: the node's /proc is no proc file system";
+        return Err(LinkError::Unusable(why.to_owned()));
+    }
+    let listening = match question.about {
+        About::Sockets => {
+            enter_network(process).map_err(failed)?;
+            listeners::listening().map_err(failed)?
+        }
+        About::Start => HashMap::new(),
+    };
+    if process.has_ended() {
+        return Err(LinkError::NotRunning);
+    }
+    let look = Look {
+        proc,
+        id,
+        about: question.about,
+        listening,
+    };
+    // Mostly the main process says enough, and no other has to be looked at.
+    let main = question.main_pid.and_then(|pid| look.process(pid, None));
+    let is_enough = |main: &DaemonProcess| {
+        let listens = main.listens.as_ref();
+        main.start.is_some() || listens.is_some_and(|sockets| !sockets.is_empty())
+    };
+    if let Some(main) = main.filter(is_enough) {
+        return Ok(vec![main]);
+    }
+    let pids = look.pids().map_err(failed)?;
+    let found = pids.into_iter().filter_map(|pid| {
+        let name = (question.main_pid != Some(pid)).then_some(question.process);
+        look.process(pid, name)
+    });
+    Ok(found.collect())
+}
+
+impl Look<'_> {
+    /// The numbers of the node's processes.
+    fn pids(&self) -> Result<Vec<u32>, Errno> {
+        let entries = Dir::read_from(&self.proc)?.take(PROCESSES);
+        let pid = |entry: rustix::fs::DirEntry| entry.file_name().to_str().ok()?.parse().ok();
+        Ok(entries.flatten().filter_map(pid).collect())
+    }
+
+    /// A process of the container, of that name if it has to have one.
+    fn process(&self, pid: u32, name: Option<&str>) -> Option<DaemonProcess> {
+        let stat = self.read(&format!("{pid}/stat")).ok()?;
+        let (_, comm, parent) = stat_fields(&stat)?;
+        if name.is_some_and(|name| name != comm) {
+            return None;
+        }
+        if !names(&self.read(&format!("{pid}/cgroup")).ok()?, self.id) {
+            return None;
+        }
+        let (listens, started) = match self.about {
+            About::Sockets => (self.listens(pid).ok(), None),
+            About::Start => (None, Some(self.start(pid))),
+        };
+        Some(DaemonProcess {
+            pid,
+            parent,
+            listens,
+            start: started,
+        })
+    }
+
+    fn start(&self, pid: u32) -> DaemonStart {
+        let words = |name: &str| self.read(&format!("{pid}/{name}")).unwrap_or_default();
+        let link = readlinkat(&self.proc, format!("{pid}/exe"), Vec::new());
+        let executable = link.ok().and_then(|link| link.into_string().ok());
+        let (environment, arguments) = (words("environ"), words("cmdline"));
+        let arguments = arguments.strip_suffix('\0').unwrap_or(&arguments);
+        DaemonStart {
+            executable: executable.unwrap_or_default(),
+            arguments: arguments.split('\0').map(str::to_owned).collect(),
+            path: variable(environment.split('\0'), "PATH"),
+            slurm_conf: variable(environment.split('\0'), "SLURM_CONF"),
+        }
+    }
+
+    fn listens(&self, pid: u32) -> Result<Vec<ListeningSocket>, Errno> {
+        let files = self.open(&format!("{pid}/fd"), OFlags::DIRECTORY)?;
+        let mut listens = Vec::new();
+        for entry in Dir::read_from(&files)?.take(FILES).flatten() {
+            let Ok(link) = readlinkat(&files, entry.file_name(), Vec::new()) else {
+                continue;
+            };
+            let inode = link.to_str().ok().and_then(socket_inode);
+            listens.extend(inode.and_then(|inode| self.listening.get(&inode)).cloned());
+        }
+        Ok(listens)
+    }
+
+    fn read(&self, path: &str) -> Result<String, Errno> {
+        let file = std::fs::File::from(self.open(path, OFlags::empty())?);
+        let mut bytes = Vec::new();
+        let read = file.take(FILE_CAP).read_to_end(&mut bytes);
+        // A process that ends meanwhile has no files any more.
+        read.map_err(|_| Errno::SRCH)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Opens a file of the proc file system; nothing that is mounted in it, or that leads out of it.
+    fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        openat2(&self.proc, path, flags, Mode::empty(), inside)
+    }
+}

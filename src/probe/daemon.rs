@@ -1,0 +1,156 @@
+//! The probes `slurmd`, `slurmdbd` and `slurmrestd`: the unit is active, and its own process listens.
+//!
+//! An active unit is not enough: slurmd is active while it looks for its configuration, and slurmdbd
+//! while its database is down. Neither listens then. No port is assumed, since each is a setting.
+
+use std::net::SocketAddr;
+
+use super::{Finding, Outcome, Understood, readyz};
+use crate::{
+    question::{Answer, DaemonProcess, GreetingEnd, ListeningSocket, PortQuestion},
+    reason::ReasonCode,
+    unit::Unit,
+};
+
+/// A daemon that has to listen.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    /// The names of the daemon's unit. The first that exists counts.
+    pub(crate) units: &'static [&'static str],
+    /// The names that its processes may have.
+    pub(crate) processes: &'static [&'static str],
+    /// Where it has to listen.
+    pub(crate) listens: Listens,
+    /// Whether the daemon passes without its unit, if somebody has started it by hand.
+    pub(crate) by_hand: bool,
+    /// Whether newer versions answer `GET /readyz` on the port on which they listen.
+    pub(crate) readyz: bool,
+}
+
+/// Where a daemon has to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listens {
+    /// On a TCP port, whichever it is.
+    Tcp,
+    /// On a TCP port or a Unix socket.
+    Any,
+    /// It need not listen.
+    Nowhere,
+}
+
+/// What a look at a daemon's processes has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Listening {
+    /// The finding.
+    pub(crate) finding: Finding,
+    /// The address of a TCP socket on which the daemon listens, if it does.
+    pub(crate) address: Option<SocketAddr>,
+}
+
+impl Daemon {
+    /// Returns the daemon's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.processes.first().copied().unwrap_or_default()
+    }
+
+    /// Judges the processes of the daemon. Where its unit is active, only the main process and its
+    /// children count; else every process does, because it does not matter who started a daemon.
+    pub(crate) fn judge(&self, unit: Option<&Unit>, processes: &[DaemonProcess]) -> Listening {
+        let active = unit.filter(|unit| unit.is_active());
+        let main = active.map(|unit| unit.main_pid).filter(|pid| *pid > 0);
+        let own = |process: &&DaemonProcess| {
+            main.is_none_or(|main| process.pid == main || process.parent == main)
+        };
+        let own: Vec<_> = processes.iter().filter(own).collect();
+        let listens = own.iter().find_map(|process| {
+            let sockets = process.listens.iter().flatten();
+            let socket = sockets.into_iter().find(|socket| self.counts(socket))?;
+            Some((process.pid, socket))
+        });
+        if let Some((pid, socket)) = listens {
+            let address = match socket {
+                ListeningSocket::Tcp(address) => Some(*address),
+                ListeningSocket::Unix(_) => None,
+            };
+            let outcome = match (active, unit) {
+                (None, Some(unit)) => Outcome::passed_with(format!(
+                    "{} listens on {socket} (process {pid}), though {}",
+                    self.name(),
+                    unit.describe()
+                )),
+                _ => Outcome::passed(),
+            };
+            return Listening {
+                finding: outcome.into(),
+                address,
+            };
+        }
+        let finding = if self.listens == Listens::Nowhere && !own.is_empty() {
+            Finding::passed()
+        } else {
+            self.silent(active, &own)
+        };
+        Listening {
+            finding,
+            address: None,
+        }
+    }
+
+    fn counts(&self, socket: &ListeningSocket) -> bool {
+        self.listens == Listens::Any || matches!(socket, ListeningSocket::Tcp(_))
+    }
+
+    fn silent(&self, active: Option<&Unit>, own: &[&DaemonProcess]) -> Finding {
+        let name = self.name();
+        if own.is_empty() {
+            let why = match active {
+                Some(unit) => format!("{} is active, but no process of {name} runs", unit.id),
+                None => format!("no process of {name} runs"),
+            };
+            return Finding::failed(ReasonCode::ProcessMissing, why);
+        }
+        let runs = active.map_or_else(
+            || format!("{name} runs"),
+            |unit| format!("{} is active", unit.id),
+        );
+        if own.iter().all(|process| process.listens.is_none()) {
+            let why = format!(
+                "{runs}, but nobody in the node may see its sockets: the container lacks the \
+                 capability SYS_PTRACE, and setpriv"
+            );
+            return Finding::failed(ReasonCode::Unproven, why);
+        }
+        let where_ = match self.listens {
+            Listens::Tcp => " on a TCP port",
+            Listens::Any | Listens::Nowhere => "",
+        };
+        let why = format!(
+            "{runs}, but {name} does not listen{where_} yet: it may still look for its \
+             configuration, or wait for what it depends on"
+        );
+        Finding::failed(ReasonCode::Unproven, why)
+    }
+}
+
+/// The question to a daemon that listens there whether it serves.
+pub(crate) fn readyz(listens: SocketAddr) -> PortQuestion {
+    readyz::question(listens.port()).reaching(listens)
+}
+
+/// Judges the answer of a daemon that listens to [`readyz`]. A well-formed one decides, unless the
+/// daemon does not know the path.
+pub(crate) fn judge_readyz(process: &str, answer: &Answer) -> Understood {
+    let Answer::Greeting(sent, GreetingEnd::Found) = answer else {
+        return Understood::No;
+    };
+    match readyz::status(sent) {
+        Some(200..=299) => Understood::Yes(Finding::passed()),
+        Some(404) | None => Understood::No,
+        Some(code) => Understood::Yes(Finding::failed(
+            ReasonCode::Unproven,
+            format!(
+                "{process} listens, and answers GET /readyz with {code}: it does not serve yet"
+            ),
+        )),
+    }
+}
