@@ -142,10 +142,26 @@ pub(crate) struct DaemonProcess {
     pub(crate) pid: u32,
     /// The number of the process that started it.
     pub(crate) parent: u32,
+    /// Its name, as the kernel has it (`comm` in proc(5)).
+    pub(crate) name: String,
     /// The sockets on which it listens; `None` if nobody is allowed to see its sockets, or nobody asked.
     pub(crate) listens: Option<Vec<ListeningSocket>>,
     /// How it was started; `None` if nobody asked.
     pub(crate) start: Option<DaemonStart>,
+}
+
+impl DaemonProcess {
+    /// Whether it runs the program that it was started for. Until then, a child of systemd is a copy of
+    /// systemd, with systemd's own listening sockets, command line and environment; it is called after
+    /// systemd or, in parentheses, after the program that comes.
+    ///
+    /// The kernel closes what a program does not inherit before it gives the process its new name, so what
+    /// is read after the name is the program's own.
+    pub(crate) fn has_begun(&self) -> bool {
+        // `systemd-executor` is cut to 15 bytes.
+        let is_systemd = ["systemd", "systemd-executo"].contains(&self.name.as_str());
+        !is_systemd && !self.name.starts_with('(')
+    }
 }
 
 /// How a daemon was started. The node says so: nothing of it is trusted outside of the node.

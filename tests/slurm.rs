@@ -224,14 +224,16 @@ async fn a_worker_may_have_another_name_than_its_host(
     every_link_says(&monitors, &hosts[2], "registered", passed).await;
 }
 
-/// Slurm under a prefix of its own, with its configuration elsewhere, where only the daemon's unit says so.
+/// Slurm under a prefix of its own, with its configuration elsewhere, where only the daemon's unit says so,
+/// or a script that the unit runs first and that is called like the daemon.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn slurm_may_be_under_a_prefix_of_its_own(
     #[values(BOOKWORM, FORKY)] suite: &'static str,
     #[values(
         "Environment=SLURM_CONF=/opt/slurm/etc/slurm.conf",
-        "-f /opt/slurm/etc/slurm.conf"
+        "-f /opt/slurm/etc/slurm.conf",
+        "script"
     )]
     configuration: &str,
 ) {
@@ -242,9 +244,10 @@ async fn slurm_may_be_under_a_prefix_of_its_own(
         ("worker-0", "slurmd", "registered"),
     ] {
         let node = cluster.node(host);
-        let (environment, option) = match configuration.strip_prefix("-f ") {
-            Some(_) => ("", configuration),
-            None => (configuration, ""),
+        let (environment, option) = match configuration {
+            "script" => ("", ""),
+            option if option.starts_with("-f ") => ("", option),
+            environment => (environment, ""),
         };
         // Only the unit knows.
         in_node(
@@ -256,9 +259,25 @@ async fn slurm_may_be_under_a_prefix_of_its_own(
                  mv /etc/slurm/*.conf /opt/slurm/etc/
                  sed 's#^ExecStart=.*#& {option}#; s#^ExecStart=/usr#{environment}\\nExecStart=/opt/slurm#; \
                       /^ConditionPathExists/d' /lib/systemd/system/{daemon}.service \
-                   >/etc/systemd/system/{daemon}.service
-                 systemctl daemon-reload; systemctl restart {daemon}"
+                   >/etc/systemd/system/{daemon}.service"
             ),
+        );
+        if configuration == "script" {
+            in_node(
+                &node,
+                &format!(
+                    "mkdir -p /opt/scripts
+                     printf '%s\n' '#!/bin/sh' 'sleep 1' 'export SLURM_CONF=/opt/slurm/etc/slurm.conf' \
+                       'exec /opt/slurm/sbin/{daemon} -D' >/opt/scripts/{daemon}
+                     chmod +x /opt/scripts/{daemon}
+                     printf '[Service]\nType=simple\nExecStart=/opt/scripts/{daemon}\n' \
+                       >/etc/systemd/system/{daemon}.service"
+                ),
+            );
+        }
+        in_node(
+            &node,
+            &format!("systemctl daemon-reload; systemctl restart {daemon}"),
         );
         let passed = |report: &ProbeReport| report.result.is_passed();
         every_link_says(&monitors, &node, probe, passed).await;
@@ -269,7 +288,7 @@ async fn slurm_may_be_under_a_prefix_of_its_own(
         &controller,
         "rm /opt/slurm/bin/scontrol; systemctl restart slurmctld",
     );
-    if suite == BOOKWORM {
+    if suite == BOOKWORM && configuration != "script" {
         each_link_says(
             &monitors,
             &controller,
@@ -336,6 +355,39 @@ async fn a_daemon_passes_once_its_own_process_listens(
         each_link_says(&monitors, &node.0, daemon, inactive, "is inactive").await;
     } else {
         each_link_says(&monitors, &node.0, daemon, None, by_hand).await;
+    }
+}
+
+/// systemd holds back an idle service while jobs run. The main process is a copy of systemd until then, and
+/// may have systemd's own sockets.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_systemd_has_not_executed_yet_does_not_listen(
+    #[values(BOOKWORM, FORKY)] suite: &'static str,
+) {
+    let monitors = monitors();
+    let node = Node::start(suite, &unique("held"), &[]);
+    booted(&node);
+    idle_program(&node.0, "/usr/local/sbin/slurmd");
+    node.sh(
+        "printf '[Service]\nType=idle\nExecStart=/usr/local/sbin/slurmd infinity\n' \
+           >/etc/systemd/system/slurmd.service
+         printf '[Service]\nType=oneshot\nExecStart=/bin/sleep 300\n' >/etc/systemd/system/job.service
+         rm -rf /etc/systemd/system/slurmd.service.d
+         systemctl daemon-reload; systemctl stop ssh.service; systemctl start ssh.socket
+         systemctl start --no-block job.service",
+    );
+    for monitor in &monitors {
+        node.sh("systemctl restart --no-block slurmd; sleep 0.3");
+        let unproven = Some(ReasonCode::Unproven);
+        each_link_says(
+            std::slice::from_ref(monitor),
+            &node.0,
+            "slurmd",
+            unproven,
+            "slurmd.service is active, but",
+        )
+        .await;
     }
 }
 

@@ -95,6 +95,7 @@ fn process(
     Some(DaemonProcess {
         pid,
         parent,
+        name: name.to_owned(),
         listens,
         start: started,
     })
@@ -234,6 +235,7 @@ mod tests {
         let process = |pid, parent, listens| DaemonProcess {
             pid,
             parent,
+            name: "slurmd".to_owned(),
             listens,
             start: None,
         };

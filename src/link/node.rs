@@ -46,7 +46,7 @@ pub(crate) struct NodeLink {
     current: Mutex<Current>,
     support: Mutex<HashMap<&'static str, Support>>,
     /// What commands of Slurm are told to ask as a daemon would, by its name and its start (an invocation
-    /// id).
+    /// id and a main process).
     arguments: Mutex<HashMap<&'static str, (String, Vec<String>)>>,
     /// Where a process was found to listen that did not where it should, and when.
     listeners: Mutex<HashMap<&'static str, (Instant, Vec<SocketAddr>)>>,

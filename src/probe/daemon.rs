@@ -62,7 +62,8 @@ impl Daemon {
             main.is_none_or(|main| process.pid == main || process.parent == main)
         };
         let own: Vec<_> = processes.iter().filter(own).collect();
-        let listens = own.iter().find_map(|process| {
+        let begun = || own.iter().filter(|process| process.has_begun());
+        let listens = begun().find_map(|process| {
             let sockets = process.listens.iter().flatten();
             let socket = sockets.into_iter().find(|socket| self.counts(socket))?;
             Some((process.pid, socket))
@@ -85,7 +86,7 @@ impl Daemon {
                 address,
             };
         }
-        let finding = if self.listens == Listens::Nowhere && !own.is_empty() {
+        let finding = if self.listens == Listens::Nowhere && begun().next().is_some() {
             Finding::passed()
         } else {
             self.silent(active, &own)
@@ -113,6 +114,10 @@ impl Daemon {
             || format!("{name} runs"),
             |unit| format!("{} is active", unit.id),
         );
+        if !own.iter().any(|process| process.has_begun()) {
+            let why = format!("{runs}, but systemd has not executed {name} yet");
+            return Finding::failed(ReasonCode::Unproven, why);
+        }
         if own.iter().all(|process| process.listens.is_none()) {
             let why = format!(
                 "{runs}, but nobody in the node may see its sockets: the container lacks the \
@@ -152,5 +157,98 @@ pub(crate) fn judge_readyz(process: &str, answer: &Answer) -> Understood {
                 "{process} listens, and answers GET /readyz with {code}: it does not serve yet"
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Judgement;
+
+    const SLURMD: Daemon = Daemon {
+        units: &["slurmd.service"],
+        processes: &["slurmd"],
+        listens: Listens::Tcp,
+        by_hand: true,
+        readyz: true,
+    };
+
+    fn unit(active: &str) -> Unit {
+        Unit {
+            id: "slurmd.service".to_owned(),
+            load: "loaded".to_owned(),
+            active: active.to_owned(),
+            main_pid: if active == "active" { 51 } else { 0 },
+            ..Unit::default()
+        }
+    }
+
+    fn process(pid: u32, parent: u32, name: &str, sockets: &[ListeningSocket]) -> DaemonProcess {
+        DaemonProcess {
+            pid,
+            parent,
+            name: name.to_owned(),
+            listens: Some(sockets.to_vec()),
+            start: None,
+        }
+    }
+
+    fn tcp() -> [ListeningSocket; 1] {
+        [ListeningSocket::Tcp(([0; 4], 6818).into())]
+    }
+
+    fn judged(
+        daemon: &Daemon,
+        active: &str,
+        found: &[DaemonProcess],
+    ) -> (Option<ReasonCode>, String) {
+        let Judgement::Clear(outcome) = daemon.judge(Some(&unit(active)), found).finding.judgement
+        else {
+            panic!("a listening daemon needs no second look");
+        };
+        (
+            outcome.code(),
+            outcome.reason().unwrap_or_default().to_owned(),
+        )
+    }
+
+    #[test]
+    fn the_main_process_and_its_children_count() {
+        let code = |active, found: &[_]| judged(&SLURMD, active, found).0;
+        for (pid, parent) in [(51, 1), (60, 51)] {
+            assert_eq!(
+                code("active", &[process(pid, parent, "slurmd", &tcp())]),
+                None
+            );
+        }
+        assert_eq!(code("active", &[process(51, 1, "sh", &tcp())]), None);
+        let other = [
+            process(51, 1, "slurmd", &[]),
+            process(70, 1, "slurmd", &tcp()),
+        ];
+        assert_eq!(code("active", &other), Some(ReasonCode::Unproven));
+        assert_eq!(code("active", &[]), Some(ReasonCode::ProcessMissing));
+        assert_eq!(code("failed", &other), None);
+    }
+
+    #[test]
+    fn a_copy_of_systemd_does_not_listen() {
+        for name in ["(slurmd)", "systemd", "systemd-executo"] {
+            let copy = [process(51, 1, name, &tcp())];
+            for daemon in [
+                SLURMD,
+                Daemon {
+                    listens: Listens::Nowhere,
+                    ..SLURMD
+                },
+            ] {
+                let (code, reason) = judged(&daemon, "active", &copy);
+                assert_eq!(code, Some(ReasonCode::Unproven));
+                assert_eq!(
+                    reason,
+                    "slurmd.service is active, but systemd has not executed slurmd yet"
+                );
+            }
+        }
     }
 }

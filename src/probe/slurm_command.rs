@@ -31,7 +31,11 @@ const NOT_FOUND: i64 = 127;
 macro_rules! prelude {
     ($command:literal) => {
         concat!(
-            r#"PATH=$1${1:+:}$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; [ -z "$2" ] || export SLURM_CONF="$2"
+            r#"PATH=$1${1:+:}$PATH
+for each in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin; do
+  case :$PATH: in *:$each:*) ;; *) PATH=$PATH:$each ;; esac
+done
+[ -z "$2" ] || export SLURM_CONF="$2"
 export TZ=UTC0 SLURM_TIME_FORMAT=standard
 command -v "#,
             $command,
@@ -43,12 +47,31 @@ read -r host </proc/sys/kernel/hostname
 }
 pub(super) use prelude;
 
+/// Returns the process that is the daemon, or will be: one of the daemon's name comes before the main
+/// process of its unit, which may be a wrapper, and a process before its children.
+pub(crate) fn daemon<'a>(name: &str, processes: &'a [DaemonProcess]) -> Option<&'a DaemonProcess> {
+    let begun = || processes.iter().filter(|process| process.has_begun());
+    let named = || begun().filter(|process| process.name == name);
+    let root = named().find(|process| !named().any(|other| other.pid == process.parent));
+    root.or_else(|| named().next()).or_else(|| begun().next())
+}
+
+/// Whether it is the daemon itself, and no wrapper that executes the daemon later and may set other
+/// variables for it. A script may be called like the daemon, but then another program runs it.
+pub(crate) fn is_daemon(name: &str, process: &DaemonProcess) -> bool {
+    let start = process.start.as_ref();
+    let executable = start.map(|start| match start.arguments.first() {
+        Some(first) if start.executable.is_empty() => first.as_str(),
+        _ => start.executable.as_str(),
+    });
+    let program = executable.and_then(|path| path.rsplit('/').next());
+    process.name == name && program.is_some_and(|program| program.starts_with(name))
+}
+
 /// Returns the arguments of a script: what to put before `PATH`, the path of `slurm.conf`, the name that
 /// the daemon gave its node, and the number of its process. Each is empty where it is not known.
-pub(crate) fn arguments(processes: &[DaemonProcess]) -> Vec<String> {
-    let is_child = |process: &&DaemonProcess| processes.iter().any(|p| p.pid == process.parent);
-    let root = processes.iter().find(|process| !is_child(process));
-    let Some(process) = root.or_else(|| processes.first()) else {
+pub(crate) fn arguments(process: Option<&DaemonProcess>) -> Vec<String> {
+    let Some(process) = process else {
         return vec![String::new(); 4];
     };
     let nothing = DaemonStart::default();
@@ -243,10 +266,11 @@ mod tests {
         }
     }
 
-    fn process(pid: u32, parent: u32, start: DaemonStart) -> DaemonProcess {
+    fn process(pid: u32, parent: u32, name: &str, start: DaemonStart) -> DaemonProcess {
         DaemonProcess {
             pid,
             parent,
+            name: name.to_owned(),
             listens: None,
             start: Some(start),
         }
@@ -256,7 +280,7 @@ mod tests {
     fn commands_run_as_the_daemon_does() {
         let own = |words: &[&str]| {
             let start = start("/opt/slurm/sbin/slurmd", words, "/opt/x:/bin", "/env.conf");
-            arguments(&[process(7, 1, start)])
+            arguments(Some(&process(7, 1, "slurmd", start)))
         };
         let path = "/opt/slurm/sbin:/opt/slurm/bin:/opt/x";
         assert_eq!(own(&["slurmd", "-D"]), [path, "/env.conf", "", "7"]);
@@ -279,19 +303,48 @@ mod tests {
         }
         // The same executable under two names counts once; that of a package needs no directory.
         let start = |path| start(path, &["/a/slurmd"], "/usr/bin", "");
-        assert_eq!(arguments(&[process(7, 1, start("/a/slurmd"))])[0], "/a");
-        assert_eq!(
-            arguments(&[process(7, 1, start("/usr/sbin/slurmd"))])[0],
-            "/a"
-        );
-        assert_eq!(arguments(&[]), ["", "", "", ""]);
+        for path in ["/a/slurmd", "/usr/sbin/slurmd"] {
+            let process = process(7, 1, "slurmd", start(path));
+            assert_eq!(arguments(Some(&process))[0], "/a");
+        }
+        assert_eq!(arguments(None), ["", "", "", ""]);
     }
 
     #[test]
-    fn the_daemon_counts_and_not_its_children() {
-        let of = |name| start("", &["slurmd", "-N", name], "", "");
-        let found = [process(9, 7, of("b")), process(7, 1, of("a"))];
-        assert_eq!(arguments(&found)[2..], ["a", "7"]);
+    fn the_daemon_counts_and_not_what_comes_before_or_after_it() {
+        let process = |pid, parent, name| process(pid, parent, name, DaemonStart::default());
+        let of = |found: &[DaemonProcess]| daemon("slurmd", found).map(|process| process.pid);
+        let (parent, child) = (process(7, 1, "slurmd"), process(9, 7, "slurmd"));
+        let (wrapper, systemd) = (process(3, 1, "sh"), process(3, 1, "(slurmd)"));
+        assert_eq!(of(&[child.clone(), parent]), Some(7));
+        assert_eq!(of(&[wrapper.clone(), child.clone()]), Some(9));
+        assert_eq!(of(&[wrapper]), Some(3));
+        assert_eq!(of(&[systemd.clone(), child]), Some(9));
+        assert_eq!(of(&[systemd]), None);
+    }
+
+    #[test]
+    fn a_wrapper_is_not_the_daemon() {
+        let is_daemon = |name, executable, words: &[&str]| {
+            is_daemon(
+                "slurmd",
+                &process(7, 1, name, start(executable, words, "", "")),
+            )
+        };
+        assert!(is_daemon("slurmd", "/usr/sbin/slurmd-wlm", &["slurmd"]));
+        assert!(is_daemon("slurmd", "", &["/opt/sbin/slurmd", "-D"]));
+        assert!(!is_daemon(
+            "sh",
+            "/bin/dash",
+            &["/bin/sh", "-c", "exec slurmd"]
+        ));
+        assert!(!is_daemon(
+            "slurmd",
+            "/bin/dash",
+            &["/bin/sh", "/opt/slurmd"]
+        ));
+        assert!(!is_daemon("slurmd", "", &["/bin/sh", "/opt/slurmd"]));
+        assert!(!is_daemon("slurmd", "", &[]));
     }
 
     #[test]
@@ -302,9 +355,10 @@ mod tests {
             "relative:/ok\n:/fine",
             "/y",
         );
-        assert_eq!(arguments(&[process(7, 1, hostile)]), ["/fine", "", "", "7"]);
+        let arguments = |start| arguments(Some(&process(7, 1, "slurmd", start)));
+        assert_eq!(arguments(hostile), ["/fine", "", "", "7"]);
         let dash = start("", &["slurmd", "-N", "-x"], "", "");
-        assert_eq!(arguments(&[process(7, 1, dash)])[2], "");
+        assert_eq!(arguments(dash)[2], "");
     }
 
     #[test]
@@ -352,7 +406,8 @@ mod tests {
         #[test]
         fn no_command_line_panics(words in prop::collection::vec("-?[fNDvé]{0,3}\\PC{0,4}", 0..6)) {
             let words: Vec<_> = words.iter().map(String::as_str).collect();
-            let [path, conf, name, _] = &arguments(&[process(7, 1, start("", &words, "", ""))])[..] else {
+            let process = process(7, 1, "slurmd", start("", &words, "", ""));
+            let [path, conf, name, _] = &arguments(Some(&process))[..] else {
                 unreachable!()
             };
             prop_assert!(path.is_empty() || path.starts_with('/'));

@@ -524,7 +524,7 @@ impl NodeSession {
     }
 
     /// What a command of Slurm has to be told to ask as that daemon of the node would. It stays the same for
-    /// as long as the daemon's unit is not started anew.
+    /// as long as the daemon's unit keeps its main process.
     async fn arguments(
         &self,
         process: &'static str,
@@ -532,8 +532,10 @@ impl NodeSession {
         by: Instant,
     ) -> Result<Vec<String>, Reply<Infallible>> {
         let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
-        let start = active.map_or("", |unit| unit.invocation.as_str());
-        if let Some(known) = self.link.arguments(process, start) {
+        let named = active.filter(|unit| !unit.invocation.is_empty());
+        let start = named.map(|unit| format!("{} {}", unit.invocation, unit.main_pid));
+        let start = start.unwrap_or_default();
+        if let Some(known) = self.link.arguments(process, &start) {
             return Ok(known);
         }
         let question = DaemonQuestion {
@@ -542,11 +544,15 @@ impl NodeSession {
             about: About::Start,
         };
         let Reply { via, result } = self.processes(question, by).await;
-        let arguments = slurm_command::arguments(&result.map_err(|error| Reply {
+        let processes = result.map_err(|error| Reply {
             via,
             result: Err(error),
-        })?);
-        self.link.remember_arguments(process, start, &arguments);
+        })?;
+        let daemon = slurm_command::daemon(process, &processes);
+        let arguments = slurm_command::arguments(daemon);
+        if daemon.is_some_and(|daemon| slurm_command::is_daemon(process, daemon)) {
+            self.link.remember_arguments(process, &start, &arguments);
+        }
         Ok(arguments)
     }
 

@@ -107,7 +107,8 @@ fn look(
     let main = question.main_pid.and_then(|pid| look.process(pid, None));
     let is_enough = |main: &DaemonProcess| {
         let listens = main.listens.as_ref();
-        main.start.is_some() || listens.is_some_and(|sockets| !sockets.is_empty())
+        let is_daemon = main.name == question.process;
+        (main.start.is_some() && is_daemon) || listens.is_some_and(|sockets| !sockets.is_empty())
     };
     if let Some(main) = main.filter(is_enough) {
         return Ok(vec![main]);
@@ -145,6 +146,7 @@ impl Look<'_> {
         Some(DaemonProcess {
             pid,
             parent,
+            name: comm.to_owned(),
             listens,
             start: started,
         })

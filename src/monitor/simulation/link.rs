@@ -280,6 +280,7 @@ impl Link for SimLink {
                     let process = runs.map(|unit| DaemonProcess {
                         pid: unit.pid,
                         parent: 1,
+                        name: question.process.to_owned(),
                         start: None,
                         listens: Some(vec![ListeningSocket::Tcp(([0; 4], 6818).into())]),
                     });
