@@ -8,7 +8,7 @@ NODES := tests/nodes
 # The tests run on nodes of both; another one may be asked for.
 SUITES := $(sort bookworm forky $(READYD_SUITE))
 
-.PHONY: demo demo-down test every-test bench engine image
+.PHONY: demo demo-down test every-test bench engine image podman
 
 demo: engine
 	cargo build --locked
@@ -19,7 +19,7 @@ demo-down: engine
 	$(NODES)/cluster down
 
 # The closing line says how long it took, and how many nodes it started.
-test: engine image
+test: engine image podman
 	$(NODES)/tally $(MAKE) --no-print-directory every-test
 
 # Most tests of real nodes wait for something: more of them at once than there are cores take half the
@@ -34,6 +34,10 @@ bench: engine image
 
 engine:
 	$(NODES)/engine
+
+# A second engine, for tests alone.
+podman:
+	$(NODES)/podman
 
 # The options are found by trying, once, before tests that run at the same time would all try.
 image: engine

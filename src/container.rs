@@ -124,6 +124,8 @@ pub enum State {
     Paused,
     /// The container ended, and the engine is about to start it again.
     Restarting,
+    /// The container is being ended (Podman).
+    Stopping,
     /// The container's files are being removed.
     Removing,
     /// The container ended.

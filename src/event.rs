@@ -80,11 +80,24 @@ impl Action {
         }
     }
 
-    /// Returns the action that an engine's word names. `health_status: healthy` names one, too.
+    /// Returns the action that an engine's word names: Docker's, or Podman's own. `health_status: healthy`
+    /// names one, too.
     #[must_use]
     pub fn named(word: &str) -> Option<Self> {
         let word = word.split(':').next().unwrap_or_default();
-        Self::ALL.into_iter().find(|action| action.as_str() == word)
+        let mut all = Self::ALL.into_iter();
+        all.find(|action| action.words().any(|own| own == word))
+    }
+
+    /// The words that engines have for the action. Podman selects by its own words and tells some as Docker
+    /// does.
+    pub(crate) fn words(self) -> impl Iterator<Item = &'static str> {
+        let podman = match self {
+            Self::Die => Some("died"),
+            Self::Destroy => Some("remove"),
+            _ => None,
+        };
+        [self.as_str()].into_iter().chain(podman)
     }
 
     /// Returns whether the action may undo a probe that has passed.

@@ -40,7 +40,7 @@ impl Call {
                 match status_code {
                     404 | 409 => EngineError::NotRunning { action },
                     _ if not_startable(&message) => EngineError::CannotRun { action, message },
-                    _ if message.contains("is not running") => EngineError::NotRunning { action },
+                    _ if is_not_running(&message) => EngineError::NotRunning { action },
                     _ => EngineError::Refused { action, message },
                 }
             }
@@ -69,18 +69,35 @@ impl Call {
     }
 }
 
-/// Returns whether the container has no such command or cannot run it, by the words of runc and
-/// crun. Any other "OCI runtime exec failed" (because of a limit of the host, or of a container
-/// that is just ending) is not the node's fault.
-pub(super) fn not_startable(message: &str) -> bool {
-    message.contains("exec failed")
-        && [
-            "executable file not found",
-            "no such file or directory",
-            "permission denied",
-        ]
+/// Returns whether the container does not run, by the words of Docker and of Podman.
+fn is_not_running(message: &str) -> bool {
+    ["is not running", "container state improper"]
         .iter()
         .any(|words| message.contains(words))
+}
+
+/// Returns whether the container has no such command or cannot run it, by the words of runc and
+/// crun. Any other failure to start one (because of a limit of the host, of its cgroups, or of a container
+/// that is just ending) is not the node's fault, although it may say that some file does not exist.
+pub(super) fn not_startable(message: &str) -> bool {
+    let words = |signs: &[&str]| signs.iter().any(|sign| message.contains(sign));
+    // runc names the command after these; crun has words of its own for it.
+    let names_command = words(&["exec: \"", ": exec /", "executable file", "open executable"]);
+    names_command
+        && words(&[
+            "not found",
+            "o such file or directory",
+            "ermission denied",
+            "xec format error",
+            "s a directory",
+        ])
+}
+
+/// Returns whether the words are those of an engine that could not start a command.
+pub(super) fn is_of_runtime(message: &str) -> bool {
+    ["OCI runtime exec failed", "Error: runc: ", "Error: crun: "]
+        .iter()
+        .any(|words| message.starts_with(words))
 }
 
 /// Returns the error's innermost cause, which is the informative one: `Connection refused` and the
@@ -103,4 +120,46 @@ pub(super) fn bounded(text: &str) -> String {
     let mut line = clean(text, false);
     truncate(&mut line, MESSAGE_BYTES);
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_command_that_cannot_run_is_the_nodes_fault() {
+        for nodes in [
+            "OCI runtime exec failed: exec failed: unable to start container process: exec: \"sh\": \
+             executable file not found in $PATH: unknown",
+            "OCI runtime exec failed: exec failed: container_linux.go:380: starting container process \
+             caused: exec: \"/a\": stat /a: no such file or directory: unknown",
+            "OCI runtime exec failed: exec failed: unable to start container process: exec /bin/sh: exec \
+             format error: unknown",
+            "OCI runtime exec failed: exec failed: unable to start container process: exec: \"/a\": \
+             permission denied: unknown",
+            "Error: crun: executable file `sh` not found in $PATH: No such file or directory: OCI runtime \
+             attempted to invoke a command that was not found",
+            "Error: crun: open executable: Permission denied: OCI permission denied",
+        ] {
+            assert!(not_startable(nodes), "{nodes}");
+            assert!(is_of_runtime(nodes), "{nodes}");
+        }
+        for engines in [
+            "OCI runtime exec failed: exec failed: unable to start container process: error adding pid 7 \
+             to cgroups: failed to write 7: open /sys/fs/cgroup/a/cgroup.procs: no such file or directory: \
+             unknown",
+            "OCI runtime exec failed: exec failed: unable to start container process: error setting \
+             rlimits for ready process: permission denied: unknown",
+            "Error: runc: exec failed: unable to start container process: error setting cgroup config for \
+             procHooks process: openat2 /sys/fs/cgroup/pids.max: no such file or directory: OCI runtime \
+             attempted to invoke a command that was not found",
+            "Error: crun: write to `/sys/fs/cgroup/a/cgroup.procs`: No such file or directory: OCI runtime \
+             attempted to invoke a command that was not found",
+        ] {
+            assert!(!not_startable(engines), "{engines}");
+            assert!(is_of_runtime(engines), "{engines}");
+        }
+        let shells = "sh: 1: /a: Permission denied";
+        assert!(!not_startable(shells) && !is_of_runtime(shells));
+    }
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    DockerEngine,
+    Client, DockerEngine,
     error::{Call, bounded},
 };
 use crate::{
@@ -32,6 +32,15 @@ use crate::{
 /// How long an engine may take from its response to the subscription: moby responds first and
 /// subscribes afterwards (`getEvents` in api/server/router/system).
 const SUBSCRIBED: Duration = Duration::from_millis(10);
+
+/// From how long ago Podman is to tell events, so that none is lost by clocks that differ.
+const PODMAN_SINCE: Duration = Duration::from_secs(5);
+
+/// How exactly Podman reads a time: as a floating-point number.
+const PODMAN_ROUNDS: Duration = Duration::from_micros(1);
+
+/// For how long it is waited for Podman to refuse a subscription; its first event may be long in coming.
+const PODMAN_REFUSES: Duration = Duration::from_millis(50);
 
 pub(super) async fn subscribe(
     engine: &DockerEngine,
@@ -46,16 +55,30 @@ pub(super) async fn subscribe(
     let end = by.min(start + CALL_LIMIT);
     let answered = Arc::new(Notify::new());
     let first = timeout_at(end, async {
-        let version = engine.client().await?.client_version();
+        let Client { docker, is_podman } = engine.client().await?;
         let told = Arc::clone(&answered);
+        let version = docker.client_version();
         let docker = engine.host.observed(&version, move || told.notify_one())?;
+        let since = if is_podman {
+            podman_since(since)
+        } else {
+            since
+        };
         let mut events = Box::pin(events(docker, since));
         // The subscription is active before the first event, but the stream shows nothing until
-        // that event. The headers of the response show it.
+        // that event. The headers of the response show it, but Podman keeps them back until then: it
+        // tells what has happened since a time, whenever it comes to subscribe.
+        let active = async {
+            if is_podman {
+                sleep(PODMAN_REFUSES).await;
+            } else {
+                answered.notified().await;
+            }
+        };
         let first = tokio::select! {
             biased;
             first = events.next() => Some(first.unwrap_or(Err(ended()))?),
-            () = answered.notified() => None,
+            () = active => None,
         };
         Ok((first, events))
     });
@@ -75,6 +98,12 @@ pub(super) async fn subscribe(
     Ok(Box::pin(events))
 }
 
+/// The time since which Podman is to tell events.
+fn podman_since(since: Option<SystemTime>) -> Option<SystemTime> {
+    let recent = || SystemTime::now().checked_sub(PODMAN_SINCE);
+    since.map_or_else(recent, |since| since.checked_sub(PODMAN_ROUNDS))
+}
+
 fn ended() -> Error {
     std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
 }
@@ -85,7 +114,7 @@ fn events(
     docker: Docker,
     since: Option<SystemTime>,
 ) -> impl Stream<Item = Result<EventMessage, Error>> {
-    let actions = Action::ALL.map(Action::as_str).to_vec();
+    let actions = Action::ALL.into_iter().flat_map(Action::words).collect();
     let filters = HashMap::from([("type", vec!["container"]), ("event", actions)]);
     let mut options = EventsOptionsBuilder::default().filters(&filters);
     let since = since.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());

@@ -4,10 +4,11 @@ mod error;
 mod events;
 mod host;
 mod running_exec;
+mod unknown_words;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -35,6 +36,7 @@ use crate::{
     },
 };
 use error::{Call, bounded};
+use unknown_words::OtherWords;
 
 /// A Docker Engine. It need not run yet: every call tries to reach it. A clone is the same engine.
 #[derive(Debug, Clone)]
@@ -42,7 +44,15 @@ pub struct DockerEngine {
     host: DockerHost,
     /// The client, once an engine has reported its version of the API. It is dropped when the
     /// engine can no longer be reached, since the next engine to answer may have another version.
-    client: Arc<Mutex<Option<Docker>>>,
+    client: Arc<Mutex<Option<Client>>>,
+}
+
+/// A client that knows which engine answers it.
+#[derive(Debug, Clone)]
+struct Client {
+    docker: Docker,
+    /// Whether it is Podman, which differs from Docker in what its API leaves open.
+    is_podman: bool,
 }
 
 impl DockerEngine {
@@ -59,13 +69,16 @@ impl DockerEngine {
     ///
     /// bollard by itself uses the newest version that it knows. Older engines refuse that version,
     /// and newer engines refuse the oldest one.
-    async fn client(&self) -> Result<Docker, bollard::errors::Error> {
+    async fn client(&self) -> Result<Client, bollard::errors::Error> {
         let known = self.lock().clone();
         if let Some(client) = known {
             return Ok(client);
         }
-        let client = self.host.connect()?.negotiate_version().await?;
-        tracing::debug!(engine = %self.host, version = %client.client_version(), "the engine's API version is agreed on");
+        let docker = self.host.connect()?.negotiate_version().await?;
+        let components = docker.version().await?.components.unwrap_or_default();
+        let is_podman = components.iter().any(|part| part.name == "Podman Engine");
+        tracing::debug!(engine = %self.host, version = %docker.client_version(), is_podman, "the engine's API version is agreed on");
+        let client = Client { docker, is_podman };
         *self.lock() = Some(client.clone());
         Ok(client)
     }
@@ -75,7 +88,7 @@ impl DockerEngine {
         &self,
         action: String,
         by: Instant,
-        call: impl FnOnce(Docker) -> F,
+        call: impl FnOnce(Client) -> F,
     ) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, bollard::errors::Error>>,
@@ -101,7 +114,7 @@ impl DockerEngine {
         result
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Docker>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Client>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -111,21 +124,20 @@ impl ContainerEngine for DockerEngine {
     async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError> {
         let action = format!("inspecting container {name}");
         let inspected = self
-            .call(action.clone(), by, |docker| async move {
-                match docker
-                    .inspect_container(name, None::<InspectContainerOptions>)
-                    .await
-                {
+            .call(action.clone(), by, |client| async move {
+                let options = None::<InspectContainerOptions>;
+                match client.docker.inspect_container(name, options).await {
                     Err(bollard::errors::Error::DockerResponseServerError {
                         status_code: 404,
                         ..
                     }) => Ok(None),
-                    other => other.map(Some),
+                    Err(error) => unknown_words::inspected(error).map(Some),
+                    Ok(response) => Ok(Some((response, OtherWords::default()))),
                 }
             })
             .await?;
         inspected
-            .map(|response| container(response, &action))
+            .map(|(response, other)| container(response, other, &action))
             .transpose()
     }
 
@@ -133,8 +145,9 @@ impl ContainerEngine for DockerEngine {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let action = "listing the containers".to_owned();
         let listed = self
-            .call(action, by, |docker| async move {
-                docker.list_containers(Some(options)).await
+            .call(action, by, |client| async move {
+                let listed = client.docker.list_containers(Some(options)).await;
+                listed.or_else(unknown_words::listed)
             })
             .await?;
         let listed = listed.into_iter().filter_map(|summary| {
@@ -148,15 +161,33 @@ impl ContainerEngine for DockerEngine {
     }
 
     async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError> {
-        let options = TopOptionsBuilder::default().ps_args("-eo pid").build();
+        let action = format!("listing the processes of container {id}");
         let top = self
-            .call(
-                format!("listing the processes of container {id}"),
-                by,
-                |docker| async move { docker.top_processes(&id.0, Some(options)).await },
-            )
+            .call(action, by, |client| async move {
+                // Podman would run the container's own ps for the arguments of one.
+                let columns = if client.is_podman { "pid" } else { "-eo pid" };
+                let options = TopOptionsBuilder::default().ps_args(columns).build();
+                let top = client.docker.top_processes(&id.0, Some(options)).await;
+                match top {
+                    Err(bollard::errors::Error::JsonSerdeError { .. }) if client.is_podman => {
+                        Ok(None)
+                    }
+                    top => top.map(Some),
+                }
+            })
             .await?;
-        Ok(top.processes.unwrap_or_default().len())
+        if let Some(top) = top {
+            return Ok(top.processes.unwrap_or_default().len());
+        }
+        // Podman says nothing, and no error either, where it has no list.
+        let action = format!("listing the processes of container {id}");
+        match self.inspect(&id.0, by).await? {
+            Some(container) if container.state == State::Running => Err(EngineError::Refused {
+                action,
+                message: "(nothing)".to_owned(),
+            }),
+            _ => Err(EngineError::NotRunning { action }),
+        }
     }
 
     async fn last_words(
@@ -174,8 +205,8 @@ impl ContainerEngine for DockerEngine {
         self.call(
             format!("reading the log of container {id}"),
             by,
-            |docker| async move {
-                let mut chunks = docker.logs(&id.0, Some(options));
+            |client| async move {
+                let mut chunks = client.docker.logs(&id.0, Some(options));
                 let mut log = Vec::new();
                 while let Some(chunk) = chunks.try_next().await? {
                     log.extend_from_slice(&chunk.into_bytes());
@@ -208,7 +239,11 @@ impl ContainerEngine for DockerEngine {
 
 /// Converts the response of an inspection. If an essential field is missing, this returns an error
 /// and never a default.
-fn container(response: ContainerInspectResponse, action: &str) -> Result<Container, EngineError> {
+fn container(
+    response: ContainerInspectResponse,
+    other: OtherWords,
+    action: &str,
+) -> Result<Container, EngineError> {
     let missing = |field: &str| EngineError::Garbled {
         action: action.to_owned(),
         cause: ErrorCause::new(format!("it has no {field}")),
@@ -220,11 +255,12 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
     let host = response.host_config.unwrap_or_default();
     let mode = host.network_mode.as_deref().unwrap_or_default();
     let network = match mode.split_once(':') {
-        Some(("container", other)) => Network::Container(bounded(other)),
+        // Podman can name a namespace by its path, and then others may use it, too.
+        Some(("container" | "ns", other)) => Network::Container(bounded(other)),
         _ if mode == "host" => Network::Host,
         _ => Network::Own,
     };
-    let health = state.health.and_then(health);
+    let health = state.health.and_then(|said| health(said, other.health));
     let restarts = host
         .restart_policy
         .and_then(|policy| policy.name)
@@ -252,12 +288,11 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
                 oom: state.oom_killed.unwrap_or(false),
             },
             ContainerStateStatusEnum::DEAD => State::Dead,
-            other => State::Other(other.to_string()),
+            ContainerStateStatusEnum::STOPPING => State::Stopping,
+            ContainerStateStatusEnum::EMPTY => State::Other(other.state.unwrap_or_default()),
         },
         restarts,
-        started_at: state
-            .started_at
-            .and_then(|at| humantime::parse_rfc3339(&at).ok()),
+        started_at: state.started_at.and_then(|at| time_of(&at)),
         pid: state
             .pid
             .and_then(|pid| u32::try_from(pid).ok())
@@ -269,12 +304,13 @@ fn container(response: ContainerInspectResponse, action: &str) -> Result<Contain
 }
 
 /// Converts what the engine says of a health check; none where there is no check.
-fn health(health: bollard::models::Health) -> Option<Health> {
-    let status = match health.status? {
-        HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => return None,
-        HealthStatusEnum::STARTING => HealthStatus::Starting,
-        HealthStatusEnum::HEALTHY => HealthStatus::Healthy,
-        HealthStatusEnum::UNHEALTHY => HealthStatus::Unhealthy,
+fn health(health: bollard::models::Health, other: Option<String>) -> Option<Health> {
+    let status = match (health.status?, other) {
+        (_, Some(other)) => HealthStatus::Other(other),
+        (HealthStatusEnum::EMPTY | HealthStatusEnum::NONE, None) => return None,
+        (HealthStatusEnum::STARTING, None) => HealthStatus::Starting,
+        (HealthStatusEnum::HEALTHY, None) => HealthStatus::Healthy,
+        (HealthStatusEnum::UNHEALTHY, None) => HealthStatus::Unhealthy,
     };
     let last = health.log.and_then(|mut log| log.pop());
     let output = last.and_then(|check| check.output).unwrap_or_default();
@@ -282,4 +318,54 @@ fn health(health: bollard::models::Health) -> Option<Health> {
         status,
         output: Detail::new(output),
     })
+}
+
+/// Reads a time as engines write it (RFC 3339): Podman writes it in its machine's own time zone.
+fn time_of(text: &str) -> Option<SystemTime> {
+    let zone = text.len().checked_sub("+00:00".len());
+    let (local, zone) = zone.and_then(|at| text.split_at_checked(at))?;
+    let Some((sign, (hours, minutes))) = zone
+        .split_at_checked(1)
+        .and_then(|(sign, zone)| Some((sign, zone.split_once(':')?)))
+    else {
+        return humantime::parse_rfc3339(text).ok();
+    };
+    let (hours, minutes): (u64, u64) = (hours.parse().ok()?, minutes.parse().ok()?);
+    let offset = Duration::from_secs(60 * (60 * hours + minutes));
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    match sign {
+        "+" => local.checked_sub(offset),
+        "-" => local.checked_add(offset),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_in_whatever_zone_it_is_written() {
+        let utc = humantime::parse_rfc3339("2026-11-27T07:23:18.25Z").unwrap();
+        for text in [
+            "2026-11-27T07:23:18.25Z",
+            "2026-11-27T07:23:18.25+00:00",
+            "2026-11-27T08:23:18.25+01:00",
+            "2026-11-27T01:53:18.25-05:30",
+            "2026-11-28T07:23:18.25+24:00",
+        ] {
+            assert_eq!(time_of(text), Some(utc), "{text}");
+        }
+        // An engine writes this where a container was never started.
+        for text in [
+            "0001-01-01T00:00:00Z",
+            "",
+            "Z",
+            "é+01:00",
+            "2026-11-27",
+            "+aa:bb",
+        ] {
+            assert_eq!(time_of(text), None, "{text}");
+        }
+    }
 }

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    DockerEngine,
-    error::{Call, bounded, not_startable},
+    Client, DockerEngine,
+    error::{Call, bounded, is_of_runtime, not_startable},
 };
 use crate::container::ContainerId;
 use crate::engine::{
@@ -24,6 +24,9 @@ use crate::engine::{
 
 /// The exit code of a command that cannot be executed. Docker and shells both use it.
 const CANNOT_EXECUTE: i64 = 126;
+
+/// The exit code of a command that does not exist, by Podman. A shell's own commands end with it, too.
+const NO_COMMAND: i64 = 127;
 
 /// How long an engine may take to report the exit code after a command's output has ended.
 const EXIT_CODE: Duration = Duration::from_secs(2);
@@ -45,19 +48,19 @@ pub(super) async fn start(
         ..CreateExecOptions::default()
     };
     let created = engine
-        .call(action.clone(), by, |docker| async move {
-            docker.create_exec(&id.0, options).await
+        .call(action.clone(), by, |client| async move {
+            client.docker.create_exec(&id.0, options).await
         })
         .await?;
     let exec_id = created.id.clone();
     let started = engine
-        .call(action.clone(), by, |docker| async move {
+        .call(action.clone(), by, |client| async move {
             let attached = StartExecOptions {
                 detach: false,
                 tty: false,
                 output_capacity: None,
             };
-            docker.start_exec(&exec_id, Some(attached)).await
+            client.docker.start_exec(&exec_id, Some(attached)).await
         })
         .await?;
     let StartExecResults::Attached { output, input } = started else {
@@ -110,7 +113,7 @@ impl RunningExec for RunningDockerExec {
         }
         collected.code = exit_code(&engine, &container, &exec, by).await?;
         match collected.code {
-            CANNOT_EXECUTE => Err(not_executed(&collected, call.action)),
+            CANNOT_EXECUTE | NO_COMMAND => executed(collected, call.action),
             _ => Ok(collected),
         }
     }
@@ -120,13 +123,26 @@ impl RunningExec for RunningDockerExec {
             action: format!("running a command in container {}", self.container),
             engine: self.engine.host.to_string(),
         };
-        let chunk = move |chunk| match chunk {
-            Ok(LogOutput::StdErr { message }) => Ok(ExecChunk::Stderr(message.into())),
-            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
-                Ok(ExecChunk::Stdout(message.into()))
+        let mut is_first = true;
+        let chunk = move |chunk| {
+            // An engine that could not start the command says so in the command's place.
+            let may_be_engines = std::mem::take(&mut is_first);
+            match chunk {
+                Ok(LogOutput::StdErr { message } | LogOutput::StdOut { message })
+                    if may_be_engines && is_of_runtime(&String::from_utf8_lossy(&message)) =>
+                {
+                    Err(not_started(
+                        &String::from_utf8_lossy(&message),
+                        call.action.clone(),
+                    ))
+                }
+                Ok(LogOutput::StdErr { message }) => Ok(ExecChunk::Stderr(message.into())),
+                Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                    Ok(ExecChunk::Stdout(message.into()))
+                }
+                Ok(LogOutput::StdIn { .. }) => Ok(ExecChunk::Stdout(Vec::new())),
+                Err(error) => Err(call.clone().error(error)),
             }
-            Ok(LogOutput::StdIn { .. }) => Ok(ExecChunk::Stdout(Vec::new())),
-            Err(error) => Err(call.clone().error(error)),
         };
         ExecStreams {
             input: self.input,
@@ -137,19 +153,32 @@ impl RunningExec for RunningDockerExec {
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 
-/// Returns the error of a command that ended with [`CANNOT_EXECUTE`]. If the command could not be
-/// executed, its output contains the reason, in the words of the engine or of the node's own shell.
-/// An engine gives the same code, without such words, to a command whose connection broke.
-fn not_executed(output: &ExecOutput, action: String) -> EngineError {
+/// The error of a command that the engine could not start, by its own words.
+fn not_started(said: &str, action: String) -> EngineError {
+    let message = bounded(said);
+    if not_startable(said) {
+        EngineError::CannotRun { action, message }
+    } else {
+        EngineError::Refused { action, message }
+    }
+}
+
+/// Tells a command that has ended with [`CANNOT_EXECUTE`] or [`NO_COMMAND`] from one that was never executed,
+/// whose output has the reason, in the words of the engine or of the node's own shell. An engine gives the
+/// former code, without such words, to a command whose connection broke.
+fn executed(output: ExecOutput, action: String) -> Result<ExecOutput, EngineError> {
     let said = [output.stderr.as_slice(), output.stdout.as_slice()].concat();
     let said = String::from_utf8_lossy(&said);
-    let why = |line: &&str| not_startable(line) || line.contains("Permission denied");
-    match said.lines().find(why) {
-        Some(line) => EngineError::CannotRun {
-            action,
-            message: bounded(line),
-        },
-        None => EngineError::Lost { action },
+    let line = |is_it: fn(&str) -> bool| said.lines().find(|line| is_it(line)).map(bounded);
+    if let Some(line) = line(is_of_runtime) {
+        return Err(not_started(&line, action));
+    }
+    if output.code == NO_COMMAND {
+        return Ok(output);
+    }
+    match line(|line| line.contains("Permission denied")) {
+        Some(message) => Err(EngineError::CannotRun { action, message }),
+        None => Err(EngineError::Lost { action }),
     }
 }
 
@@ -193,7 +222,7 @@ async fn exit_code(
     let action = format!("asking how a command in container {container} ended");
     let patience = by.min(Instant::now() + EXIT_CODE);
     loop {
-        let ask = |docker: bollard::Docker| async move { docker.inspect_exec(exec).await };
+        let ask = |client: Client| async move { client.docker.inspect_exec(exec).await };
         let inspected = match engine.call(action.clone(), by, ask).await {
             // The engine does not know this command any more, because the engine was restarted.
             Err(EngineError::NotRunning { action }) => return Err(EngineError::Lost { action }),
@@ -207,5 +236,39 @@ async fn exit_code(
                 return Err(EngineError::Garbled { action, cause });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(code: i64, said: &str) -> Result<ExecOutput, EngineError> {
+        let output = ExecOutput {
+            stderr: said.into(),
+            code,
+            ..ExecOutput::default()
+        };
+        executed(output, "running".to_owned())
+    }
+
+    #[test]
+    fn what_was_never_executed_is_told_from_what_has_ended() {
+        use EngineError::{CannotRun, Lost, Refused};
+        let cgroups = "OCI runtime exec failed: exec failed: unable to start container process: error \
+                       adding pid 7 to cgroups: open /a/cgroup.procs: no such file or directory: unknown";
+        let missing = "OCI runtime exec failed: exec failed: unable to start container process: exec: \
+                       \"sh\": executable file not found in $PATH: unknown";
+        for code in [CANNOT_EXECUTE, NO_COMMAND] {
+            assert!(matches!(ended(code, cgroups), Err(Refused { .. })));
+            assert!(matches!(ended(code, missing), Err(CannotRun { .. })));
+        }
+        let shells = "sh: 1: /a: Permission denied";
+        assert!(matches!(
+            ended(CANNOT_EXECUTE, shells),
+            Err(CannotRun { .. })
+        ));
+        assert!(matches!(ended(CANNOT_EXECUTE, ""), Err(Lost { .. })));
+        assert!(ended(NO_COMMAND, "sh: 1: a: not found").is_ok());
     }
 }

@@ -133,6 +133,7 @@ impl Pool {
             gate: Arc::clone(&self.gate),
             environment: self.environment.clone(),
             container: container.clone(),
+            seen: self.environment.now(),
             greetings: Arc::clone(&self.greetings),
             signals: self.signals.clone(),
             up: Arc::default(),

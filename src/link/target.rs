@@ -34,6 +34,8 @@ pub(crate) struct Target {
     pub(super) gate: Arc<ExecGate>,
     pub(super) environment: Environment,
     pub(super) container: Container,
+    /// When readyd made this, which is not before it first saw the run.
+    pub(super) seen: Instant,
     pub(super) greetings: Arc<Greetings>,
     /// Numbers the signals of all nodes.
     pub(super) signals: SignalCounter,
@@ -45,11 +47,13 @@ pub(crate) struct Target {
 impl Target {
     /// Whether the container has only just been started. Anything that is missing may still appear.
     pub(super) fn is_young(&self) -> bool {
-        let age = |start: SystemTime| self.environment.wall().duration_since(start);
+        let Some(start) = self.container.started_at else {
+            return false;
+        };
         // A start in the future comes from a clock that differs from readyd's.
-        let started = self.container.started_at;
-        let age = started.map(|start| age(start).unwrap_or_default());
-        age.is_some_and(|age| age < YOUNG)
+        let age = self.environment.wall().duration_since(start);
+        let age = age.unwrap_or_else(|_| self.environment.now() - self.seen);
+        age < YOUNG
     }
 
     /// Waits for work until `limit` has passed, but not past `by`.
@@ -170,9 +174,27 @@ pub(in crate::link) mod tests {
             gate: Arc::new(ExecGate::new(environment.clone())),
             environment,
             container: container(n, 1),
+            seen: Instant::now(),
             greetings: Arc::default(),
             signals: SignalCounter::default(),
             up: Arc::default(),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_is_young_for_a_while_whatever_the_engines_clock_says() {
+        let started = |start: Option<SystemTime>| {
+            let mut target = target(1);
+            target.container.started_at = start;
+            target
+        };
+        let now = SystemTime::now();
+        assert!(!started(None).is_young());
+        assert!(started(Some(now)).is_young());
+        assert!(!started(Some(now - YOUNG)).is_young());
+        let ahead = started(Some(now + Duration::from_secs(3600)));
+        assert!(ahead.is_young());
+        tokio::time::advance(YOUNG).await;
+        assert!(!ahead.is_young());
     }
 }

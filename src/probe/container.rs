@@ -24,6 +24,7 @@ pub(crate) fn judge(node: &NodeName, container: &Container) -> Finding {
         ),
         State::Paused => Finding::failed(ReasonCode::ContainerPaused, is("paused")),
         State::Restarting => Finding::failed(ReasonCode::ContainerRestarting, is("restarting")),
+        State::Stopping => Finding::failed(ReasonCode::ContainerEnded, is("stopping")),
         State::Removing => Finding::failed(ReasonCode::ContainerEnded, is("being removed")),
         State::Exited { code, oom } => {
             let oom = if *oom { " (OOM killed)" } else { "" };

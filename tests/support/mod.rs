@@ -8,6 +8,8 @@
 pub mod conformance;
 pub mod fake;
 #[cfg(feature = "cli")]
+pub mod podman;
+#[cfg(feature = "cli")]
 pub mod proxy;
 #[cfg(feature = "cli")]
 pub mod real;
