@@ -1,7 +1,7 @@
 //! The container engines that readyd brings along keep to what the trait promises.
 
 // A test's own helpers may fail it, too.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 
@@ -15,7 +15,12 @@ use readyd::{
 use support::{
     conformance::{self, World},
     podman::Podman,
-    real::{self, BOOKWORM, ME, check, docker, monitor_at, request, snapshot, unique},
+    proxy::socket,
+    real::{
+        self, BOOKWORM, ME, check, docker, monitor_at, readyd_command, request, snapshot, stderr,
+        stdout, unique,
+    },
+    tls::Authority,
 };
 
 /// The Docker Engine that the tests use, through its own command.
@@ -189,4 +194,147 @@ async fn nodes_on_podman_are_waited_for() {
         "{}",
         result.message
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_keeps_its_promises_over_tls() {
+    let (authority, files) = (Authority::create(), tempfile::tempdir().unwrap());
+    authority.write(files.path());
+    let address = authority.serve(&socket()).await;
+    let host: DockerHost = format!("tcp://{address}").parse().unwrap();
+    let engine = DockerEngine::new(host.with_certificates(files.path()).unwrap());
+    for (what, name) in [
+        ("runs", unique("tls-runs")),
+        ("commands", unique("tls-commands")),
+    ] {
+        let name = Removed(name);
+        if what == "runs" {
+            conformance::inspection(&engine, &Docker, &name.0).await;
+        } else {
+            conformance::commands(&engine, &Docker, &name.0).await;
+        }
+    }
+    let name = Removed(unique("tls-events"));
+    conformance::events(&engine, &Docker, &name.0).await;
+}
+
+/// A home with Docker's configuration: the context `far` is the tests' own engine over TLS.
+struct Home {
+    directory: tempfile::TempDir,
+    /// The engine's address over TLS.
+    host: String,
+}
+
+impl Home {
+    async fn create() -> Self {
+        let (authority, other) = (Authority::create(), Authority::create());
+        let address = authority.serve(&socket()).await;
+        let directory = tempfile::tempdir().unwrap();
+        let host = format!("tcp://{address}");
+        let home = Self { directory, host };
+        for path in ["tls", "docker/contexts/meta/6a", "stranger", "empty"] {
+            std::fs::create_dir_all(home.at(path)).unwrap();
+        }
+        let own = home.at("docker/contexts/tls/6a/docker");
+        std::fs::create_dir_all(&own).unwrap();
+        authority.write(own.as_ref());
+        authority.write(home.at("tls").as_ref());
+        other.write(home.at("stranger").as_ref());
+        let meta = format!(
+            r#"{{"Name":"far","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{}","SkipTLSVerify":false}}}}}}"#,
+            home.host
+        );
+        std::fs::write(home.at("docker/contexts/meta/6a/meta.json"), meta).unwrap();
+        home
+    }
+
+    fn at(&self, path: &str) -> String {
+        self.directory.path().join(path).display().to_string()
+    }
+
+    fn configure(&self, text: &str) {
+        std::fs::write(self.at("docker/config.json"), text).unwrap();
+    }
+
+    /// Checks a node that does not exist, with these variables and arguments; returns the exit code, and what
+    /// was said.
+    async fn check(&self, variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+        let mut command =
+            readyd_command(&[&["check", "no-such-node", "container"], arguments].concat());
+        for name in [
+            "DOCKER_HOST",
+            "DOCKER_CONTEXT",
+            "DOCKER_TLS_VERIFY",
+            "DOCKER_CERT_PATH",
+        ] {
+            command.env_remove(name);
+        }
+        command.env("HOME", self.directory.path());
+        command.env("DOCKER_CONFIG", self.at("docker"));
+        command.envs(variables.iter().copied());
+        let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = run.await.unwrap();
+        let said = stdout(&output) + &stderr(&output);
+        println!("{variables:?} {arguments:?}: {said}");
+        (output.status.code().unwrap(), said)
+    }
+}
+
+/// An engine is chosen as the docker command chooses it, and what asks for TLS gets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_is_chosen_as_docker_does() {
+    let home = Home::create().await;
+    let (host, tls) = (&*home.host, &*home.at("tls"));
+    let nowhere = ("DOCKER_HOST", "unix:///nonexistent.sock");
+    let (named, certificates) = (("DOCKER_HOST", host), ("DOCKER_CERT_PATH", tls));
+    let finds = async |variables: &[_], arguments: &[_]| {
+        let (code, said) = home.check(variables, arguments).await;
+        assert!(code == 1 && said.contains("there is no container no-such-node"));
+    };
+    // Either variable asks for TLS.
+    finds(&[named, ("DOCKER_TLS_VERIFY", "1"), certificates], &[]).await;
+    finds(&[named, certificates], &[]).await;
+    // A flag goes before a variable, and a host before a context.
+    finds(&[nowhere, certificates], &["--docker-host", host]).await;
+    finds(&[nowhere], &["--docker-context", "far"]).await;
+    finds(&[named, certificates, ("DOCKER_CONTEXT", "none")], &[]).await;
+    finds(&[("DOCKER_CONTEXT", "far")], &[]).await;
+    home.configure(r#"{"auths":{},"currentContext":"far"}"#);
+    finds(&[], &[]).await;
+}
+
+/// An engine that cannot be trusted is asked nothing, and what cannot be meant is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_cannot_be_meant_is_refused() {
+    let home = Home::create().await;
+    let (stranger, empty) = (&*home.at("stranger"), &*home.at("empty"));
+    let named = ("DOCKER_HOST", &*home.host);
+    for (code, variables, arguments, says) in [
+        (
+            1,
+            &[named, ("DOCKER_CERT_PATH", stranger)][..],
+            &[][..],
+            "invalid peer certificate",
+        ),
+        (
+            2,
+            &[named, ("DOCKER_CERT_PATH", empty)],
+            &[],
+            "empty/ca.pem: No such file",
+        ),
+        (
+            2,
+            &[named, ("DOCKER_TLS", "1")],
+            &[],
+            "set DOCKER_TLS_VERIFY=1",
+        ),
+        (2, &[], &["--docker-context", "nea"], "and there is none in"),
+        (2, &[("DOCKER_CONTEXT", "nea")], &[], "(there are far)"),
+    ] {
+        let (ended, said) = home.check(variables, arguments).await;
+        assert!(ended == code && said.contains(says), "{says}");
+    }
+    home.configure("{");
+    let (code, said) = home.check(&[], &[]).await;
+    assert!(code == 2 && said.contains("docker/config.json cannot be read: EOF"));
 }

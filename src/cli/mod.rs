@@ -12,7 +12,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    docker::{DockerEngine, DockerHost},
+    docker::{ChosenHost, DockerEngine, DockerHost},
     environment::Environment,
     grpc::ListenAddress,
     monitor::{LinkChoice, Monitor, Options},
@@ -65,10 +65,14 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct MonitorArguments {
-    /// The URL of the Docker Engine, `unix:///PATH` or `tcp://HOST:PORT` [default: `DOCKER_HOST`, else
-    /// Docker's usual socket]
+    /// The URL of the container engine, `unix:///PATH` or `tcp://HOST:PORT` [default: that of
+    /// --docker-context, else `DOCKER_HOST`, else that of the context `DOCKER_CONTEXT`, else that of the
+    /// current context of Docker's config.json, else whichever of the usual sockets is there]
     #[arg(long, value_name = "URL")]
     docker_host: Option<DockerHost>,
+    /// The Docker context that names the engine
+    #[arg(long, value_name = "NAME")]
+    docker_context: Option<String>,
     /// Serve only containers with this label, as if no others existed (repeatable: a container
     /// needs all of the labels)
     #[arg(long, value_name = "LABEL=VALUE", value_parser = label)]
@@ -116,22 +120,19 @@ fn variable(name: &str) -> Option<String> {
 }
 
 impl MonitorArguments {
-    /// Returns the engine's address. Only a command that needs an engine reads `DOCKER_HOST`: a
-    /// client of a remote server ignores it.
-    fn host(&self) -> Result<DockerHost, Usage> {
-        match (&self.docker_host, variable("DOCKER_HOST")) {
-            (Some(host), _) => Ok(host.clone()),
-            (None, Some(host)) => host
-                .parse()
-                .map_err(|error| Usage(format!("DOCKER_HOST: {error}"))),
-            (None, None) => Ok(DockerHost::default()),
-        }
+    /// Returns the engine's address. Only a command that needs an engine reads the variables: a client
+    /// of a remote server ignores them.
+    fn host(&self) -> Result<ChosenHost, Usage> {
+        let context = self.docker_context.as_deref();
+        DockerHost::choose(self.docker_host.clone(), context, variable)
+            .map_err(|error| Usage(error.to_string()))
     }
 
     fn monitor(self) -> Result<Monitor, Usage> {
-        let host = self.host()?;
+        let ChosenHost { host, by: _ } = self.host()?;
         let Self {
             docker_host: _,
+            docker_context: _,
             select,
             no_journal,
             link,

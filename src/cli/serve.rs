@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, ServeArguments};
+use crate::docker::ChosenHost;
 use crate::grpc::{DRAIN_LIMIT, Drainer, Limits, Listener, Readiness, Server};
 
 /// Serves until SIGTERM or SIGINT, and then until open calls have ended, for at most `DRAIN_LIMIT`.
@@ -31,7 +32,8 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
             listeners.push(listener);
         }
     }
-    tracing::info!("the engine is {}", monitor.host()?);
+    let ChosenHost { host, by } = monitor.host()?;
+    tracing::info!("the engine is at {host} ({by})");
 
     let (drainer, drain) = Drainer::new();
     let limits = Limits {

@@ -60,11 +60,17 @@ impl Call {
                 action,
                 cause: ErrorCause::new(bounded(&innermost(&error))),
             },
-            error => EngineError::Unreachable {
-                action,
-                engine,
-                cause: ErrorCause::new(bounded(&innermost(&error))),
-            },
+            error => {
+                let mut cause = innermost(&error);
+                if cause.starts_with("Permission denied") {
+                    cause += ": readyd has to run as root, or as a member of the socket's group";
+                }
+                EngineError::Unreachable {
+                    action,
+                    engine,
+                    cause: ErrorCause::new(bounded(&cause)),
+                }
+            }
         }
     }
 }

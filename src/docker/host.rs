@@ -1,9 +1,17 @@
 //! The address of an engine.
 
-use std::{fmt, path::Path, pin::Pin, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bollard::{BollardRequest, ClientVersion, Docker, errors::Error};
 use hyper::{Response, body::Incoming};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
     client::legacy::{
         Client,
@@ -12,15 +20,21 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-/// The address of an engine, as in `DOCKER_HOST`: `unix:///path`, `tcp://host:port` or
-/// `http://host:port`. The default is `unix:///var/run/docker.sock`.
+use super::certificates::Certificates;
+
+/// The address of an engine, as in `DOCKER_HOST`: `unix:///path`, `tcp://host:port`, `http://host:port` or,
+/// over TLS and with [certificates](Self::with_certificates), `https://host:port`. The default is
+/// `unix:///var/run/docker.sock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerHost(Address);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Address {
     Unix(String),
+    /// The first of these sockets that is there.
+    Usual(Vec<String>),
     Tcp(String),
+    Tls(String, Option<Certificates>),
 }
 
 /// The error for an engine's address that cannot be used.
@@ -28,7 +42,7 @@ enum Address {
 #[error("the Docker host {host:?} cannot be used: {why}")]
 pub struct InvalidDockerHost {
     host: String,
-    why: &'static str,
+    why: String,
 }
 
 /// bollard's own timeout, in seconds. It never ends a call, because readyd's own limits are
@@ -51,12 +65,63 @@ impl DockerHost {
     /// cost the engine another thread, and both sides open files.
     pub(super) fn connect(&self) -> Result<Docker, Error> {
         // Without a socket, hyper's own error says less.
-        if let Address::Unix(path) = &self.0
-            && !Path::new(path).exists()
-        {
-            return Err(Error::SocketNotFoundError(path.clone()));
+        match &self.0 {
+            Address::Unix(path) if !Path::new(path).exists() => {
+                return Err(Error::SocketNotFoundError(path.clone()));
+            }
+            Address::Usual(paths) if existing(paths).is_none() => {
+                return Err(Error::SocketNotFoundError(format!(
+                    "{}, and nothing names another engine (--docker-host, --docker-context, DOCKER_HOST, \
+                     DOCKER_CONTEXT, or the current context of Docker's config.json)",
+                    paths.join(", none at ")
+                )));
+            }
+            _ => {}
         }
         self.observed(&NEWEST, || ())
+    }
+
+    /// Creates the address of whichever of these sockets is there when it is looked for.
+    pub(super) fn usual(sockets: Vec<String>) -> Self {
+        Self(Address::Usual(sockets))
+    }
+
+    /// Returns the same TCP address, reached over TLS with the certificates in this directory: `ca.pem` of
+    /// whoever has signed the engine's, which is verified, and `cert.pem` and `key.pem` of the client, if it
+    /// has one. They are read again for each new client of the engine.
+    pub fn with_certificates(self, directory: &Path) -> Result<Self, InvalidDockerHost> {
+        let (Address::Tcp(address) | Address::Tls(address, _)) = &self.0 else {
+            let host = self.to_string();
+            let why = "only a TCP address is reached over TLS".to_owned();
+            return Err(InvalidDockerHost { host, why });
+        };
+        let certificates = Certificates(directory.to_owned());
+        match certificates.read() {
+            Ok(_) => Ok(Self(Address::Tls(address.clone(), Some(certificates)))),
+            Err(error) => Err(InvalidDockerHost {
+                host: self.to_string(),
+                why: format!("it is reached over TLS, and {error}"),
+            }),
+        }
+    }
+
+    /// Whether it is a TCP address, over TLS or not.
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self.0, Address::Tcp(_) | Address::Tls(..))
+    }
+
+    /// Whether it is reached over TLS alone.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.0, Address::Tls(..))
+    }
+
+    /// The socket on this machine, if it is one.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        match &self.0 {
+            Address::Unix(path) => Some(path.into()),
+            Address::Usual(paths) => Some(existing(paths).or(paths.first())?.into()),
+            Address::Tcp(_) | Address::Tls(..) => None,
+        }
     }
 
     /// Creates a client that calls `told` when the headers of a response have arrived. bollard does
@@ -67,16 +132,28 @@ impl DockerHost {
         told: impl Fn() + Send + Sync + 'static,
     ) -> Result<Docker, Error> {
         let (transport, address): (Transport, _) = match &self.0 {
-            Address::Unix(path) => (
-                transport(hyperlocal::UnixConnector, told),
+            Address::Unix(_) | Address::Usual(_) => {
+                let path = self.socket().unwrap_or_default();
                 // The host of a URL cannot contain a path, so hyperlocal takes the path in
                 // hexadecimal.
-                format!("unix://{}", hex(path)),
-            ),
+                let address = format!("unix://{}", hex(&path));
+                (transport(hyperlocal::UnixConnector, told), address)
+            }
             Address::Tcp(address) => (
                 transport(HttpConnector::new(), told),
                 format!("http://{address}"),
             ),
+            Address::Tls(address, certificates) => {
+                let certificates = certificates.as_ref().ok_or_else(|| {
+                    io::Error::other("it is reached over TLS, and no certificates are named")
+                })?;
+                let connector = HttpsConnectorBuilder::new()
+                    .with_tls_config(certificates.read().map_err(io::Error::from)?)
+                    .https_only()
+                    .enable_http1()
+                    .build();
+                (transport(connector, told), format!("https://{address}"))
+            }
         };
         Docker::connect_with_custom_transport(transport, Some(address), BOLLARD_TIMEOUT, version)
     }
@@ -112,12 +189,34 @@ where
     })
 }
 
-fn hex(path: &str) -> String {
-    use std::fmt::Write as _;
-    path.bytes().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+/// The first of these sockets that this process may use, else the first that is there.
+fn existing(paths: &[String]) -> Option<&String> {
+    let there = || paths.iter().filter(|path| Path::new(path).exists());
+    there()
+        .find(|path| may_use(path))
+        .or_else(|| there().next())
+}
+
+#[cfg(target_os = "linux")]
+fn may_use(path: &str) -> bool {
+    use rustix::fs::{Access, access};
+    access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn may_use(_: &str) -> bool {
+    true
+}
+
+fn hex(path: &Path) -> String {
+    use std::{fmt::Write as _, os::unix::ffi::OsStrExt as _};
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 impl Default for DockerHost {
@@ -130,9 +229,9 @@ impl FromStr for DockerHost {
     type Err = InvalidDockerHost;
 
     fn from_str(host: &str) -> Result<Self, InvalidDockerHost> {
-        let invalid = |why| InvalidDockerHost {
+        let invalid = |why: &str| InvalidDockerHost {
             host: host.to_owned(),
-            why,
+            why: why.to_owned(),
         };
         match host.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => {
@@ -142,7 +241,10 @@ impl FromStr for DockerHost {
             Some(("tcp" | "http", address)) if !address.is_empty() => {
                 Ok(Self(Address::Tcp(address.trim_end_matches('/').to_owned())))
             }
-            Some(("https", _)) => Err(invalid("TLS to an engine is not supported yet")),
+            Some(("https", address)) if !address.is_empty() => {
+                let address = address.trim_end_matches('/').to_owned();
+                Ok(Self(Address::Tls(address, None)))
+            }
             Some(("ssh", _)) => Err(invalid(
                 "ssh:// is not supported: forward the engine's socket (ssh -L) and name that",
             )),
@@ -155,7 +257,12 @@ impl fmt::Display for DockerHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Address::Unix(path) => write!(f, "unix://{path}"),
+            Address::Usual(_) => {
+                let path = self.socket().unwrap_or_default();
+                write!(f, "unix://{}", path.display())
+            }
             Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Tls(address, _) => write!(f, "https://{address}"),
         }
     }
 }
@@ -166,7 +273,11 @@ mod tests {
 
     #[test]
     fn hosts_are_read_as_docker_reads_them() {
-        for good in ["unix:///run/docker.sock", "tcp://127.0.0.1:2375"] {
+        for good in [
+            "unix:///run/docker.sock",
+            "tcp://127.0.0.1:2375",
+            "https://h:2376",
+        ] {
             assert_eq!(good.parse::<DockerHost>().unwrap().to_string(), good);
         }
         for bad in [
@@ -174,7 +285,7 @@ mod tests {
             "docker.sock",
             "unix://docker.sock",
             "ssh://host",
-            "https://host",
+            "https://",
             "tcp://",
         ] {
             assert!(bad.parse::<DockerHost>().is_err(), "{bad}");

@@ -1,5 +1,7 @@
 //! The Docker Engine, over bollard. No other module uses bollard.
 
+mod certificates;
+mod choice;
 mod error;
 mod events;
 mod host;
@@ -25,6 +27,7 @@ use bollard::{
 use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
+pub use choice::{ChosenBy, ChosenHost, InvalidEngine};
 pub use host::{DockerHost, InvalidDockerHost};
 
 use crate::text::Detail;

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -119,6 +119,8 @@ impl Target {
 
 #[cfg(test)]
 pub(in crate::link) mod tests {
+    use std::time::SystemTime;
+
     use async_trait::async_trait;
 
     use super::*;

@@ -15,4 +15,6 @@ pub mod proxy;
 pub mod real;
 #[cfg(feature = "cli")]
 pub mod served;
+#[cfg(feature = "cli")]
+pub mod tls;
 pub mod waits;

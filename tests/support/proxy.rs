@@ -231,7 +231,7 @@ async fn twice(client: &mut UnixStream, engine: &mut UnixStream) -> std::io::Res
 }
 
 /// Returns the path of the engine's own socket.
-fn socket() -> PathBuf {
+pub fn socket() -> PathBuf {
     let host = std::env::var("DOCKER_HOST").unwrap_or_default();
     let path = host
         .strip_prefix("unix://")
