@@ -338,3 +338,80 @@ async fn an_engine_that_cannot_be_meant_is_refused() {
     let (code, said) = home.check(&[], &[]).await;
     assert!(code == 2 && said.contains("docker/config.json cannot be read: EOF"));
 }
+
+/// Runs readyd as a user who may use the engine's socket and nothing else; returns what it printed.
+fn unprivileged(arguments: &[&str]) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let readyd = readyd_command(&[]);
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut command = if is_root {
+        // The folder of the build may be closed to others.
+        let own = directory.path().join("readyd");
+        std::fs::copy(readyd.get_program(), &own).unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), open).unwrap();
+        let group = std::fs::metadata(socket()).unwrap().gid().to_string();
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", &group, "--clear-groups"]);
+        command.arg(own);
+        command
+    } else {
+        std::process::Command::new(readyd.get_program())
+    };
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    stdout(&output)
+}
+
+/// Whoever asks is told what works, and what to do about the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_tells_what_works() {
+    let name = Removed(unique("doctor"));
+    Docker.create(&name.0, &[]);
+    let doctor = |arguments: &[&str]| {
+        let run = readyd_command(&[&["doctor"], arguments].concat()).output();
+        let output = run.unwrap();
+        let said = stdout(&output);
+        println!("{arguments:?}: {said}");
+        (output.status.code().unwrap(), said)
+    };
+    let (code, said) = doctor(&[&name.0]);
+    assert!(code == 0 && said.contains("ok       engine    Docker "));
+    assert!(said.contains("untried  nodes     no container"));
+    Docker.start(&name.0);
+    let (code, said) = doctor(&[&name.0]);
+    assert_eq!(code, 0);
+    for line in ["ok       events ", "ok       bridge ", "ok       exec "] {
+        assert!(said.contains(line), "{line}");
+    }
+
+    // Without root, nothing is looked at from outside, and all else works.
+    let said = unprivileged(&["doctor", &name.0]);
+    for line in [
+        "limited  host      not from outside: looking at the container's process takes root\n",
+        "run readyd as root on the engine's own machine",
+        "ok       bridge ",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+
+    let (code, said) = doctor(&["--docker-host", "unix:///nonexistent.sock"]);
+    assert_eq!(code, 5);
+    assert!(said.contains("there is no socket /nonexistent.sock"));
+    assert!(said.contains("name another one"));
+
+    let podman = Podman::start();
+    podman.create("node", &["--label", "sind.role=worker"]);
+    podman.start("node");
+    let (code, said) = doctor(&["--docker-host", &podman.host()]);
+    assert_eq!(code, 0);
+    for line in [
+        "ok       engine    Podman ",
+        "ok       host ",
+        "ok       bridge ",
+        "ok       exec ",
+    ] {
+        assert!(said.contains(line), "{line}");
+    }
+}

@@ -3,6 +3,7 @@
 
 mod commands;
 mod connect;
+mod doctor;
 mod progress;
 mod render;
 mod serve;
@@ -16,7 +17,7 @@ use crate::{
     environment::Environment,
     grpc::ListenAddress,
     monitor::{LinkChoice, Monitor, Options},
-    node::{LabelKeys, Profile, Visibility},
+    node::{LabelKeys, NodeName, Profile, Visibility},
 };
 
 /// The exit code of a command.
@@ -61,6 +62,9 @@ enum Command {
     Wait(WaitArguments),
     /// List the nodes that readyd can see.
     Nodes(NodesArguments),
+    /// Tell what this machine and its container engine can and cannot do for readyd, and what to do
+    /// about it; 5 if readyd cannot work.
+    Doctor(DoctorArguments),
 }
 
 #[derive(Debug, Args)]
@@ -128,39 +132,28 @@ impl MonitorArguments {
             .map_err(|error| Usage(error.to_string()))
     }
 
-    fn monitor(self) -> Result<Monitor, Usage> {
+    fn monitor(&self) -> Result<Monitor, Usage> {
         let ChosenHost { host, by: _ } = self.host()?;
-        let Self {
-            docker_host: _,
-            docker_context: _,
-            select,
-            no_journal,
-            link,
-            keep_links,
-            linger,
-            realm_label,
-            cluster_label,
-            role_label,
-            profile_label,
-            profile,
-        } = self;
-        let options = Options {
-            labels: LabelKeys {
-                realm: realm_label,
-                cluster: cluster_label,
-                role: role_label,
-                profile: profile_label,
-            },
-            visibility: Visibility::select(select),
-            journal: !no_journal,
-            profile: profile.unwrap_or_default(),
-            link,
-            keep_links,
-            linger,
-            events: true,
-        };
         let docker = DockerEngine::new(host);
-        Ok(Monitor::new(docker, options, Environment::tokio()))
+        Ok(Monitor::new(docker, self.options(), Environment::tokio()))
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            labels: LabelKeys {
+                realm: self.realm_label.clone(),
+                cluster: self.cluster_label.clone(),
+                role: self.role_label.clone(),
+                profile: self.profile_label.clone(),
+            },
+            visibility: Visibility::select(self.select.clone()),
+            journal: !self.no_journal,
+            profile: self.profile.unwrap_or_default(),
+            link: self.link,
+            keep_links: self.keep_links,
+            linger: self.linger,
+            events: true,
+        }
     }
 }
 
@@ -271,6 +264,14 @@ struct NodesArguments {
     client: ClientArguments,
 }
 
+#[derive(Debug, Args)]
+struct DoctorArguments {
+    /// The container in which ways into nodes are tried [default: one that has the label of a role]
+    node: Option<NodeName>,
+    #[command(flatten)]
+    monitor: MonitorArguments,
+}
+
 /// The limit of open files that readyd sets for itself, if the system allows it: a server carries
 /// 20,000 waits.
 const FILES: u64 = 65_536;
@@ -298,6 +299,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Command::Check(arguments) => commands::check(arguments).await,
             Command::Wait(arguments) => commands::wait(arguments).await,
             Command::Nodes(arguments) => commands::nodes(arguments).await,
+            Command::Doctor(arguments) => doctor::run(arguments).await,
         }
     });
     let exit = ended.unwrap_or_else(|error| {

@@ -52,7 +52,7 @@ impl fmt::Display for ChosenBy {
             Self::Host => f.write_str("as asked for"),
             Self::HostVariable => f.write_str("by DOCKER_HOST"),
             Self::Context { name, by } => write!(f, "by the context {name}, of {by}"),
-            Self::Nothing => f.write_str("the usual sockets, for nothing names an engine"),
+            Self::Nothing => f.write_str("at a usual socket, since nothing names an engine"),
         }
     }
 }

@@ -61,10 +61,14 @@ impl Call {
                 cause: ErrorCause::new(bounded(&innermost(&error))),
             },
             error => {
-                let mut cause = innermost(&error);
-                if cause.starts_with("Permission denied") {
-                    cause += ": readyd has to run as root, or as a member of the socket's group";
-                }
+                let cause = match innermost(&error) {
+                    denied if denied.starts_with("Permission denied") => {
+                        "Permission denied: readyd has to run as root, or as a member of the socket's \
+                         group"
+                            .to_owned()
+                    }
+                    cause => cause,
+                };
                 EngineError::Unreachable {
                     action,
                     engine,

@@ -122,6 +122,44 @@ impl DockerEngine {
     }
 }
 
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct About {
+    /// The engine's product: Docker or Podman.
+    pub product: &'static str,
+    /// Its version.
+    pub version: String,
+    /// The version of the API that is spoken with it.
+    pub api: String,
+    /// Whether users in containers are other users outside (`userns-remap`, or a rootless engine).
+    pub remaps_users: bool,
+}
+
+impl DockerEngine {
+    /// Asks the engine what it is.
+    pub async fn about(&self, by: Instant) -> Result<About, EngineError> {
+        let action = "asking for the engine's version".to_owned();
+        self.call(action, by, |client| async move {
+            let Client { docker, is_podman } = client;
+            let version = docker.version().await?.version;
+            let security = docker.info().await?.security_options.unwrap_or_default();
+            let remaps = |option: &String| {
+                ["name=userns", "name=rootless"]
+                    .iter()
+                    .any(|name| option.contains(name))
+            };
+            Ok(About {
+                product: if is_podman { "Podman" } else { "Docker" },
+                version: bounded(&version.unwrap_or_default()),
+                api: docker.client_version().to_string(),
+                remaps_users: security.iter().any(remaps),
+            })
+        })
+        .await
+    }
+}
+
 #[async_trait]
 impl ContainerEngine for DockerEngine {
     async fn inspect(&self, name: &str, by: Instant) -> Result<Option<Container>, EngineError> {
