@@ -5,6 +5,7 @@
 //! ([`QueryError::Ended`]).
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
@@ -53,6 +54,8 @@ pub(crate) struct NodeSession {
     pub(super) node: NodeName,
     pub(super) container: Container,
     link: Lease,
+    /// When no setting was found to say that the node does without a daemon, by the daemon's name.
+    no_setting: Mutex<HashMap<&'static str, Instant>>,
 }
 
 /// What systemd said.
@@ -121,6 +124,7 @@ impl NodeSession {
             caller,
             node,
             container,
+            no_setting: Mutex::default(),
         }
     }
 
@@ -386,10 +390,22 @@ impl NodeSession {
         let Some(unless) = unless.filter(|_| found.result.as_ref().is_ok_and(is_missing)) else {
             return found;
         };
+        let known = || {
+            self.no_setting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let read = known().get(daemon.name()).copied();
+        if read.is_some_and(|read| self.now() < read + CONFIGURATION) {
+            return found;
+        }
         let setting = self.judged(unless, None, by).await;
         match &setting.result {
             Ok(finding) if finding.has_passed() => setting,
-            Ok(_) | Err(LinkError::Node(_)) => found,
+            Ok(_) | Err(LinkError::Node(_)) => {
+                known().insert(daemon.name(), self.now());
+                found
+            }
             Err(_) => setting,
         }
     }

@@ -5,7 +5,12 @@
 //! container's to mount: what is no proc file system is not read, nothing is followed out of it, and a
 //! process counts only if its cgroup, as this machine sees it, is the container's.
 
-use std::{collections::HashMap, io::Read as _, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::Read as _,
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+};
 
 use rustix::{
     fs::{Dir, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2, readlinkat},
@@ -34,21 +39,35 @@ use crate::{
 const PROCESSES: usize = 65_536;
 const FILES: usize = 65_536;
 
+/// How many processes a node may have to be glanced at.
+const GLANCE: usize = 256;
+
 /// How many bytes of a file of a process are read.
 const FILE_CAP: u64 = 64 * 1024;
+
+/// The node's /proc, once it was found. It is held open, which keeps no container from being cleaned up.
+pub(super) type NodeProc = Arc<OnceLock<OwnedFd>>;
 
 /// Looks for the processes of a daemon.
 pub(super) async fn ask(
     target: &Target,
     threads: &Arc<Threads>,
     process: &Arc<Process>,
+    proc: &NodeProc,
     question: &DaemonQuestion,
     by: Instant,
 ) -> Result<Answer, LinkError> {
     let (held, question) = (Arc::clone(process), *question);
     let id = target.container.id.clone();
+    if let Some(found) = proc.get().and_then(|proc| glance(proc, &question, &id)) {
+        if process.has_ended() {
+            return Err(LinkError::NotRunning);
+        }
+        return Ok(Answer::Daemon(found));
+    }
     let due = by.min(target.environment.now() + RESOLVE_LIMIT);
-    let look = move || look(&held, &question, &id);
+    let proc = Arc::clone(proc);
+    let look = move || look(&held, &proc, &question, &id);
     let looking = threads.among_paths(target, due, look);
     let found = target.within("the node's /proc", RESOLVE_LIMIT, by, async {
         looking.await?
@@ -63,7 +82,7 @@ pub(super) async fn ask(
 
 /// The node's processes, and what listens in its network. Only a thread that ends with this may look.
 struct Look<'a> {
-    proc: OwnedFd,
+    proc: &'a OwnedFd,
     id: &'a ContainerId,
     about: About,
     listening: HashMap<u64, ListeningSocket>,
@@ -71,6 +90,7 @@ struct Look<'a> {
 
 fn look(
     process: &Process,
+    known: &NodeProc,
     question: &DaemonQuestion,
     id: &ContainerId,
 ) -> Result<Vec<DaemonProcess>, LinkError> {
@@ -82,11 +102,16 @@ fn look(
             ))
         })
     };
-    let proc = process.directory("proc").map_err(failed)?;
-    if fstatfs(&proc).map_err(failed)?.f_type != PROC_SUPER_MAGIC {
-        let why = "not from outside: the node's /proc is no proc file system";
-        return Err(LinkError::Unusable(why.to_owned()));
-    }
+    let proc = if let Some(proc) = known.get() {
+        proc
+    } else {
+        let proc = process.directory("proc").map_err(failed)?;
+        if fstatfs(&proc).map_err(failed)?.f_type != PROC_SUPER_MAGIC {
+            let why = "not from outside: the node's /proc is no proc file system";
+            return Err(LinkError::Unusable(why.to_owned()));
+        }
+        known.get_or_init(|| proc)
+    };
     let listening = match question.about {
         About::Sockets => {
             enter_network(process).map_err(failed)?;
@@ -113,7 +138,7 @@ fn look(
     if let Some(main) = main.filter(is_enough) {
         return Ok(vec![main]);
     }
-    let pids = look.pids().map_err(failed)?;
+    let pids = look.pids(PROCESSES).map_err(failed)?;
     let found = pids.into_iter().filter_map(|pid| {
         let name = (question.main_pid != Some(pid)).then_some(question.process);
         look.process(pid, name)
@@ -121,24 +146,65 @@ fn look(
     Ok(found.collect())
 }
 
+/// Looks for the processes of a daemon without a thread of its own, which costs most of a look; no answer
+/// where one has to be asked more than whether it holds any socket. A proc file system hangs nobody.
+fn glance(
+    proc: &OwnedFd,
+    question: &DaemonQuestion,
+    id: &ContainerId,
+) -> Option<Vec<DaemonProcess>> {
+    let look = Look {
+        proc,
+        id,
+        about: question.about,
+        listening: HashMap::new(),
+    };
+    // Before its processes, the folder lists some dozens of other files.
+    let pids = look.pids(2 * GLANCE).ok()?;
+    if pids.len() > GLANCE {
+        return None;
+    }
+    let mut found = Vec::new();
+    for pid in pids {
+        let name = (question.main_pid != Some(pid)).then_some(question.process);
+        let Some((name, parent)) = look.named(pid, name) else {
+            continue;
+        };
+        if question.about == About::Start || look.sockets(pid).ok()?.next().is_some() {
+            return None;
+        }
+        found.push(DaemonProcess {
+            pid,
+            parent,
+            name,
+            listens: Some(Vec::new()),
+            start: None,
+        });
+    }
+    Some(found)
+}
+
 impl Look<'_> {
     /// The numbers of the node's processes.
-    fn pids(&self) -> Result<Vec<u32>, Errno> {
-        let entries = Dir::read_from(&self.proc)?.take(PROCESSES);
+    fn pids(&self, most: usize) -> Result<Vec<u32>, Errno> {
+        let entries = Dir::read_from(self.proc)?.take(most);
         let pid = |entry: rustix::fs::DirEntry| entry.file_name().to_str().ok()?.parse().ok();
         Ok(entries.flatten().filter_map(pid).collect())
     }
 
-    /// A process of the container, of that name if it has to have one.
-    fn process(&self, pid: u32, name: Option<&str>) -> Option<DaemonProcess> {
+    /// The name and the parent of a process of the container, which has that name if it has to have one.
+    fn named(&self, pid: u32, name: Option<&str>) -> Option<(String, u32)> {
         let stat = self.read(&format!("{pid}/stat")).ok()?;
         let (_, comm, parent) = stat_fields(&stat)?;
         if name.is_some_and(|name| name != comm) {
             return None;
         }
-        if !names(&self.read(&format!("{pid}/cgroup")).ok()?, self.id) {
-            return None;
-        }
+        let cgroup = self.read(&format!("{pid}/cgroup")).ok()?;
+        names(&cgroup, self.id).then(|| (comm.to_owned(), parent))
+    }
+
+    fn process(&self, pid: u32, name: Option<&str>) -> Option<DaemonProcess> {
+        let (name, parent) = self.named(pid, name)?;
         let (listens, started) = match self.about {
             About::Sockets => (self.listens(pid).ok(), None),
             About::Start => (None, Some(self.start(pid))),
@@ -146,7 +212,7 @@ impl Look<'_> {
         Some(DaemonProcess {
             pid,
             parent,
-            name: comm.to_owned(),
+            name,
             listens,
             start: started,
         })
@@ -154,7 +220,7 @@ impl Look<'_> {
 
     fn start(&self, pid: u32) -> DaemonStart {
         let words = |name: &str| self.read(&format!("{pid}/{name}")).unwrap_or_default();
-        let link = readlinkat(&self.proc, format!("{pid}/exe"), Vec::new());
+        let link = readlinkat(self.proc, format!("{pid}/exe"), Vec::new());
         let executable = link.ok().and_then(|link| link.into_string().ok());
         let (environment, arguments) = (words("environ"), words("cmdline"));
         let arguments = arguments.strip_suffix('\0').unwrap_or(&arguments);
@@ -167,16 +233,19 @@ impl Look<'_> {
     }
 
     fn listens(&self, pid: u32) -> Result<Vec<ListeningSocket>, Errno> {
+        let sockets = self.sockets(pid)?;
+        let listens = sockets.filter_map(|inode| self.listening.get(&inode).cloned());
+        Ok(listens.collect())
+    }
+
+    /// The numbers of the sockets that a process holds.
+    fn sockets(&self, pid: u32) -> Result<impl Iterator<Item = u64>, Errno> {
         let files = self.open(&format!("{pid}/fd"), OFlags::DIRECTORY)?;
-        let mut listens = Vec::new();
-        for entry in Dir::read_from(&files)?.take(FILES).flatten() {
-            let Ok(link) = readlinkat(&files, entry.file_name(), Vec::new()) else {
-                continue;
-            };
-            let inode = link.to_str().ok().and_then(socket_inode);
-            listens.extend(inode.and_then(|inode| self.listening.get(&inode)).cloned());
-        }
-        Ok(listens)
+        let entries = Dir::read_from(&files)?.take(FILES).flatten();
+        Ok(entries.filter_map(move |entry| {
+            let link = readlinkat(&files, entry.file_name(), Vec::new()).ok()?;
+            socket_inode(link.to_str().ok()?)
+        }))
     }
 
     fn read(&self, path: &str) -> Result<String, Errno> {
@@ -192,6 +261,6 @@ impl Look<'_> {
     fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        openat2(&self.proc, path, flags, Mode::empty(), inside)
+        openat2(self.proc, path, flags, Mode::empty(), inside)
     }
 }

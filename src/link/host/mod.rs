@@ -63,6 +63,7 @@ pub(crate) struct HostLink {
     target: Target,
     threads: Arc<Threads>,
     process: OnceCell<Arc<Process>>,
+    proc: daemon::NodeProc,
     bus: BusSlot,
     /// Held while a port is dialled. sshd refuses bursts (`MaxStartups`), so one banner at a time
     /// is read from a node.
@@ -76,6 +77,7 @@ impl HostLink {
         Self {
             threads,
             process: OnceCell::new(),
+            proc: daemon::NodeProc::default(),
             bus: BusSlot::default(),
             dialling: Mutex::default(),
             commands: Commands::lasting(target.clone()),
@@ -161,7 +163,15 @@ impl HostLink {
 
     async fn daemon(&self, question: &DaemonQuestion, by: Instant) -> Result<Answer, LinkError> {
         let process = self.process().await?;
-        daemon::ask(&self.target, &self.threads, process, question, by).await
+        daemon::ask(
+            &self.target,
+            &self.threads,
+            process,
+            &self.proc,
+            question,
+            by,
+        )
+        .await
     }
 
     /// Dials a port, when no other caller does.
