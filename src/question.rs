@@ -144,6 +144,8 @@ pub(crate) struct DaemonProcess {
     pub(crate) parent: u32,
     /// Its name, as the kernel has it (`comm` in proc(5)).
     pub(crate) name: String,
+    /// The unit in whose cgroup it runs, if it is in one.
+    pub(crate) unit: Option<String>,
     /// The sockets on which it listens; `None` if nobody is allowed to see its sockets, or nobody asked.
     pub(crate) listens: Option<Vec<ListeningSocket>>,
     /// How it was started; `None` if nobody asked.

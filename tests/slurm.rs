@@ -300,6 +300,38 @@ async fn slurm_may_be_under_a_prefix_of_its_own(
     }
 }
 
+/// A package of another kind gives units other names, and the daemons run all the same.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_may_run_in_units_of_other_names(#[values(BOOKWORM, FORKY)] suite: &'static str) {
+    let monitors = monitors();
+    let cluster = ready_cluster(suite).await;
+    for (host, daemon, says) in [
+        ("controller", "slurmctld", ""),
+        (
+            "worker-0",
+            "slurmd",
+            " of snap.slurm.slurmd.service), though slurmd.service ",
+        ),
+    ] {
+        let node = cluster.node(host);
+        in_node(
+            &node,
+            &format!(
+                "systemctl stop {daemon}
+                 sed '/^Alias=/d' /lib/systemd/system/{daemon}.service \
+                   >/etc/systemd/system/snap.slurm.{daemon}.service
+                 rm -rf /lib/systemd/system/{daemon}.service /etc/systemd/system/{daemon}.service*
+                 systemctl daemon-reload; systemctl start snap.slurm.{daemon}"
+            ),
+        );
+        let passed = |report: &ProbeReport| {
+            report.result.is_passed() && reason(&report.result).contains(says)
+        };
+        every_link_says(&monitors, &node, daemon, passed).await;
+    }
+}
+
 /// Daemons that are active and do not listen, and ones that listen though their unit is down.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,50 @@
 //! Which container a process belongs to, by its cgroups (cgroups(7)).
 
-use crate::container::ContainerId;
+use crate::{
+    container::ContainerId,
+    text::{clean, truncate},
+};
 
 /// Whether a /proc/PID/cgroup names the container. The container's full id is a part of a path,
 /// alone or as engines on systemd write it (`docker-ID.scope`).
 pub(super) fn names(cgroup: &str, id: &ContainerId) -> bool {
-    let part = |part: &str| {
-        let part = part.strip_suffix(".scope").unwrap_or(part);
-        let (_, last) = part.rsplit_once('-').unwrap_or(("", part));
-        last == id.0
+    id.0.len() >= 64
+        && cgroup
+            .lines()
+            .any(|line| line.split('/').skip(1).any(|part| is_of(part, id)))
+}
+
+fn is_of(part: &str, id: &ContainerId) -> bool {
+    let part = part.strip_suffix(".scope").unwrap_or(part);
+    let (_, last) = part.rsplit_once('-').unwrap_or(("", part));
+    last == id.0
+}
+
+/// The unit in whose cgroup a process of the container runs, if the container's own systemd has put it into
+/// one.
+pub(super) fn unit(cgroup: &str, id: &ContainerId) -> Option<String> {
+    let is_named = names(cgroup, id);
+    let of_line = |line: &str| {
+        let parts = || line.split('/').skip(1);
+        // What comes before the container's id is its engine's. A cgroup namespace hides both.
+        let engines = if is_named {
+            parts().position(|part| is_of(part, id))? + 1
+        } else {
+            0
+        };
+        let own: Vec<_> = parts().skip(engines).collect();
+        let is_unit = |part: &&&str| {
+            let name = part.strip_suffix(".service");
+            **part != "init.scope" && name.or(part.strip_suffix(".scope")).is_some()
+        };
+        own.iter()
+            .rev()
+            .find(is_unit)
+            .map(|unit| clean(unit, false))
     };
-    id.0.len() >= 64 && cgroup.lines().any(|line| line.split('/').skip(1).any(part))
+    let mut unit = cgroup.lines().find_map(of_line)?;
+    truncate(&mut unit, 100);
+    Some(unit)
 }
 
 /// Whether a process belongs to the container, as another process inside of it sees the cgroups of both.
@@ -76,5 +110,27 @@ mod tests {
         ));
         assert!(!is_inside("1:name=systemd:/a\n0::/../b\n", "0::/\n", &id));
         assert!(!is_inside("", "0::/\n", &id));
+    }
+
+    #[test]
+    fn a_unit_is_named_by_what_lies_below_the_container() {
+        let id = ContainerId("ab".repeat(32));
+        let of = |path: &str| unit(&format!("3:pids:/\n0::{path}\n"), &id);
+        let engines = format!("/system.slice/docker.service/docker/{}", id.0);
+        let snap = Some("snap.slurm.slurmd.service".to_owned());
+        assert_eq!(
+            of(&format!("{engines}/system.slice/snap.slurm.slurmd.service")),
+            snap
+        );
+        assert_eq!(of("/system.slice/snap.slurm.slurmd.service/child"), snap);
+        for none in [
+            engines.clone(),
+            format!("{engines}/init.scope"),
+            format!("/system.slice/docker-{}.scope", id.0),
+            "/".to_owned(),
+            "/init.scope".to_owned(),
+        ] {
+            assert_eq!(of(&none), None, "{none}");
+        }
     }
 }

@@ -96,6 +96,7 @@ fn process(
         pid,
         parent,
         name: name.to_owned(),
+        unit: cgroup::unit(cgroup, id),
         listens,
         start: started,
     })
@@ -236,6 +237,7 @@ mod tests {
             pid,
             parent,
             name: "slurmd".to_owned(),
+            unit: Some("slurmd.service".to_owned()),
             listens,
             start: None,
         };

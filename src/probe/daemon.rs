@@ -66,17 +66,18 @@ impl Daemon {
         let listens = begun().find_map(|process| {
             let sockets = process.listens.iter().flatten();
             let socket = sockets.into_iter().find(|socket| self.counts(socket))?;
-            Some((process.pid, socket))
+            Some((process, socket))
         });
-        if let Some((pid, socket)) = listens {
+        if let Some((process, socket)) = listens {
             let address = match socket {
                 ListeningSocket::Tcp(address) => Some(*address),
                 ListeningSocket::Unix(_) => None,
             };
             let outcome = match (active, unit) {
                 (None, Some(unit)) => Outcome::passed_with(format!(
-                    "{} listens on {socket} (process {pid}), though {}",
+                    "{} listens on {socket} ({}), though {}",
                     self.name(),
+                    which(process),
                     unit.describe()
                 )),
                 _ => Outcome::passed(),
@@ -111,7 +112,10 @@ impl Daemon {
             return Finding::failed(ReasonCode::ProcessMissing, why);
         }
         let runs = active.map_or_else(
-            || format!("{name} runs"),
+            || match own.first() {
+                Some(process) => format!("{name} runs ({})", which(process)),
+                None => format!("{name} runs"),
+            },
             |unit| format!("{} is active", unit.id),
         );
         if !own.iter().any(|process| process.has_begun()) {
@@ -134,6 +138,14 @@ impl Daemon {
              configuration, or wait for what it depends on"
         );
         Finding::failed(ReasonCode::Unproven, why)
+    }
+}
+
+/// Names a process by its number, and by its unit if it is in one.
+fn which(process: &DaemonProcess) -> String {
+    match &process.unit {
+        Some(unit) => format!("process {} of {unit}", process.pid),
+        None => format!("process {}", process.pid),
     }
 }
 
@@ -188,6 +200,7 @@ mod tests {
             pid,
             parent,
             name: name.to_owned(),
+            unit: None,
             listens: Some(sockets.to_vec()),
             start: None,
         }

@@ -271,6 +271,7 @@ mod tests {
             pid,
             parent,
             name: name.to_owned(),
+            unit: None,
             listens: None,
             start: Some(start),
         }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         LinkError, Target,
-        cgroup::names,
+        cgroup::{self, names},
         daemon::{socket_inode, stat_fields, variable},
     },
     RESOLVE_LIMIT, listeners,
@@ -86,6 +86,13 @@ struct Look<'a> {
     id: &'a ContainerId,
     about: About,
     listening: HashMap<u64, ListeningSocket>,
+}
+
+/// What tells whether a process is the daemon's.
+struct Named {
+    name: String,
+    parent: u32,
+    unit: Option<String>,
 }
 
 fn look(
@@ -167,7 +174,7 @@ fn glance(
     let mut found = Vec::new();
     for pid in pids {
         let name = (question.main_pid != Some(pid)).then_some(question.process);
-        let Some((name, parent)) = look.named(pid, name) else {
+        let Some(Named { name, parent, unit }) = look.named(pid, name) else {
             continue;
         };
         if question.about == About::Start || look.sockets(pid).ok()?.next().is_some() {
@@ -177,6 +184,7 @@ fn glance(
             pid,
             parent,
             name,
+            unit,
             listens: Some(Vec::new()),
             start: None,
         });
@@ -192,19 +200,23 @@ impl Look<'_> {
         Ok(entries.flatten().filter_map(pid).collect())
     }
 
-    /// The name and the parent of a process of the container, which has that name if it has to have one.
-    fn named(&self, pid: u32, name: Option<&str>) -> Option<(String, u32)> {
+    /// Whose a process of the container is, which has that name if it has to have one.
+    fn named(&self, pid: u32, name: Option<&str>) -> Option<Named> {
         let stat = self.read(&format!("{pid}/stat")).ok()?;
         let (_, comm, parent) = stat_fields(&stat)?;
         if name.is_some_and(|name| name != comm) {
             return None;
         }
         let cgroup = self.read(&format!("{pid}/cgroup")).ok()?;
-        names(&cgroup, self.id).then(|| (comm.to_owned(), parent))
+        names(&cgroup, self.id).then(|| Named {
+            name: comm.to_owned(),
+            parent,
+            unit: cgroup::unit(&cgroup, self.id),
+        })
     }
 
     fn process(&self, pid: u32, name: Option<&str>) -> Option<DaemonProcess> {
-        let (name, parent) = self.named(pid, name)?;
+        let Named { name, parent, unit } = self.named(pid, name)?;
         let (listens, started) = match self.about {
             About::Sockets => (self.listens(pid).ok(), None),
             About::Start => (None, Some(self.start(pid))),
@@ -213,6 +225,7 @@ impl Look<'_> {
             pid,
             parent,
             name,
+            unit,
             listens,
             start: started,
         })

@@ -281,6 +281,7 @@ impl Link for SimLink {
                         pid: unit.pid,
                         parent: 1,
                         name: question.process.to_owned(),
+                        unit: None,
                         start: None,
                         listens: Some(vec![ListeningSocket::Tcp(([0; 4], 6818).into())]),
                     });
