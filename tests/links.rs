@@ -14,7 +14,9 @@ use std::{
 };
 
 use readyd::{
-    monitor::{CHECK_LIMIT, LinkChoice, MonitorError, Verdict, WaitEvent, WaitRequest},
+    monitor::{
+        CHECK_LIMIT, FailurePolicy, LinkChoice, MonitorError, Verdict, WaitEvent, WaitRequest,
+    },
     node::Role,
     probe::{Outcome, Probe, Service},
     reason::ReasonCode,
@@ -259,6 +261,8 @@ async fn a_bridge_that_breaks_is_made_anew(#[values(BOOKWORM, FORKY)] suite: &st
         node.sh(&format!(
             "pkill -KILL {BRIDGE}; pkill -KILL -f 'eval ...request'"
         ));
+        // More than three connections within 10 s would be too many.
+        tokio::time::sleep(4000 * MS).await;
     }
     // The bus itself restarts under the bridge.
     snapshot(&monitor, &node.0).await;
@@ -601,4 +605,74 @@ fn the_command_line_takes_the_way_that_it_is_told() {
         said.contains("it should be auto, host, bridge or exec"),
         "{said}"
     );
+}
+
+/// Without a bus, or with one that hangs, systemctl still tells what systemd says.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_bus_is_missing_or_hangs_is_asked_by_systemctl(
+    #[values(BOOKWORM, FORKY)] suite: &str,
+) {
+    let node = Node::start(suite, &unique("nobus"), &[]);
+    booted(&node);
+    // Until a container is some seconds old, whatever it lacks may still come.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let munge = async |link| check(&monitor(link), &node.0, "munge").await;
+    let bus = "$(ls /lib/systemd/system | grep -E '^dbus(-broker)?.service$')";
+    node.sh(&format!(
+        "systemctl kill --kill-whom=main -s STOP {bus} || true"
+    ));
+    let report = munge(LinkChoice::Auto).await;
+    assert!(
+        report.result.is_passed() && report.via == "exec",
+        "{report:?}"
+    );
+    let report = munge(LinkChoice::Host).await;
+    assert_eq!(
+        report.result.code(),
+        Some(ReasonCode::NoAnswer),
+        "{report:?}"
+    );
+
+    node.sh(&format!(
+        "systemctl kill --kill-whom=main -s CONT {bus} || true
+         systemctl mask dbus.socket {bus}; systemctl stop dbus.socket {bus}"
+    ));
+    for link in [LinkChoice::Auto, LinkChoice::Exec] {
+        let report = munge(link).await;
+        assert!(
+            report.result.is_passed() && report.via == "exec",
+            "{report:?}"
+        );
+    }
+    for link in [LinkChoice::Host, LinkChoice::Bridge] {
+        let report = munge(link).await;
+        assert_eq!(
+            report.result.code(),
+            Some(ReasonCode::BusUnavailable),
+            "{report:?}"
+        );
+    }
+}
+
+/// A bus that ends again and again is not started so often by readyd's own looks that systemd gives it up.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_do_not_start_a_bus_too_often(#[values(BOOKWORM, FORKY)] suite: &str) {
+    let node = Node::start(suite, &unique("busends"), &[]);
+    booted(&node);
+    let waiting = monitor(LinkChoice::Auto);
+    let mut request = request(&[&node.0]);
+    request.probes = vec![Probe::named("slurmd").unwrap()];
+    request.failure_policy = FailurePolicy::KeepWaiting;
+    let wait = waiting.wait(&ME, request);
+    for _ in 0..10 {
+        node.sh("systemctl stop dbus.service 2>/dev/null");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let ended = node.sh("systemctl show -p Result --value dbus.service dbus.socket");
+    assert!(!ended.contains("limit"), "{ended}");
+    drop(wait);
+    let report = check(&waiting, &node.0, "munge").await;
+    assert!(report.result.is_passed(), "{report:?}");
 }

@@ -39,6 +39,7 @@ use crate::{
 /// hour.
 const START: &str = "\
 command -v systemd-stdio-bridge >/dev/null 2>&1 || { echo 'no such bridge' >&2; exit 127; }
+export SYSTEMD_LOG_TARGET=console
 command -v timeout >/dev/null 2>&1 && exec timeout -k 1 3600 systemd-stdio-bridge
 exec systemd-stdio-bridge";
 

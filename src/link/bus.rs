@@ -1,6 +1,7 @@
 //! The connection to a node's system bus. The first query makes it, and later queries reuse it.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,6 +17,35 @@ use crate::{
 
 /// How long systemd, or the connection to it, may take to reply.
 pub(super) const BUS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many connections to a node's bus are made within which time. Each may start a bus that has ended, and
+/// systemd gives a service up that is started more than five times within 10 s (`DefaultStartLimitBurst` in
+/// systemd-system.conf(5)).
+const CONNECTIONS: usize = 3;
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// When connections to a node's bus were made, whichever link made them.
+#[derive(Debug, Default)]
+pub(super) struct BusConnections(Mutex<VecDeque<Instant>>);
+
+impl BusConnections {
+    /// Whether one more would be too many.
+    fn are_too_many(&self, now: Instant) -> bool {
+        let mut made = self.lock();
+        while made.front().is_some_and(|at| *at + CONNECTED_WITHIN <= now) {
+            made.pop_front();
+        }
+        made.len() >= CONNECTIONS
+    }
+
+    fn add(&self, now: Instant) {
+        self.lock().push_back(now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The connection to a node's bus, if there is one.
 #[derive(Debug, Default)]
@@ -79,7 +109,17 @@ impl BusSlot {
         if let Some(bus) = self.kept() {
             return Ok(bus);
         }
-        let bus = Arc::new(connect().await?);
+        let connections = &target.bus_connections;
+        if connections.are_too_many(target.environment.now()) {
+            return Err(LinkError::NoBus(
+                "its connections keep ending, and it is left alone for some seconds".to_owned(),
+            ));
+        }
+        let connected = connect().await;
+        if may_have_started_one(&connected) {
+            connections.add(target.environment.now());
+        }
+        let bus = Arc::new(connected?);
         tracing::debug!(container = %target.container.id, "connected to the node's bus");
         *self.lock() = Some(Arc::clone(&bus));
         Ok(bus)
@@ -91,5 +131,17 @@ impl BusSlot {
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Bus>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the attempt to connect may have started a bus. What finds no socket, or one on which nobody
+/// listens, has not.
+fn may_have_started_one(connected: &Result<Bus, LinkError>) -> bool {
+    match connected {
+        Err(LinkError::NotRunning) => false,
+        Err(LinkError::NoBus(why)) => !["No such file", "refused"]
+            .iter()
+            .any(|words| why.contains(words)),
+        _ => true,
     }
 }

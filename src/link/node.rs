@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 #[cfg(target_os = "linux")]
 use super::host::{HostLink, Threads};
 use super::{
-    Greeting, HOST, Link, LinkChoice, LinkError, Reply, Target, Wanted, bridge::BridgeLink,
+    EXEC, Greeting, HOST, Link, LinkChoice, LinkError, Reply, Target, Wanted, bridge::BridgeLink,
     exec::ExecLink,
 };
 use crate::{
@@ -50,6 +50,8 @@ pub(crate) struct NodeLink {
     arguments: Mutex<HashMap<&'static str, (String, Vec<String>)>>,
     /// Where a process was found to listen that did not where it should, and when.
     listeners: Mutex<HashMap<&'static str, (Instant, Vec<SocketAddr>)>>,
+    /// Until when systemctl is asked, because the bus was silent.
+    silent_bus: Mutex<Option<Instant>>,
     /// The program of the container's first process, and when it was looked for.
     first: Mutex<Option<(Instant, Option<String>)>>,
     #[cfg(test)]
@@ -107,6 +109,7 @@ impl NodeLink {
             support: Mutex::default(),
             arguments: Mutex::default(),
             listeners: Mutex::default(),
+            silent_bus: Mutex::default(),
             first: Mutex::default(),
             #[cfg(test)]
             maker: None,
@@ -120,9 +123,26 @@ impl NodeLink {
         listener: Option<&Arc<Inbox>>,
         by: Instant,
     ) -> Reply<SystemdState> {
+        let by_systemctl = || async {
+            let exec = self.make(Way::Exec);
+            exec.systemd(question, listener, by).await
+        };
+        if self.bus_is_silent() {
+            return by_systemctl().await;
+        }
         let mut reply = self
             .asked(move |link| async move { link.systemd(question, listener, by).await })
             .await;
+        // systemctl needs no bus, and tells whether it is systemd that hangs.
+        if matches!(reply.result, Err(LinkError::Slow { limit: Some(_), .. }))
+            && self.choice == LinkChoice::Auto
+            && reply.via != EXEC
+            && !self.target.is_young()
+        {
+            tracing::debug!(container = %self.target.container.id, "the node's bus is silent: systemctl is asked");
+            *self.silent_until() = Some(self.target.environment.now() + AGAIN);
+            reply = by_systemctl().await;
+        }
         if let Err(error) = &mut reply.result
             && error.code() == ReasonCode::BusUnavailable
             && (reply.via == HOST || !self.target.is_young())
@@ -137,6 +157,17 @@ impl NodeLink {
             *error = LinkError::node(ReasonCode::ProfileInvalid, why);
         }
         reply
+    }
+
+    fn bus_is_silent(&self) -> bool {
+        let now = self.target.environment.now();
+        self.silent_until().is_some_and(|until| now < until)
+    }
+
+    fn silent_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent_bus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The program of the container's first process; none where nobody can tell.

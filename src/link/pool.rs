@@ -137,6 +137,7 @@ impl Pool {
             greetings: Arc::clone(&self.greetings),
             signals: self.signals.clone(),
             up: Arc::default(),
+            bus_connections: Arc::default(),
         };
         #[allow(unused_mut, reason = "a test has links of its own")]
         let mut link = NodeLink::new(

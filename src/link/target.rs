@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     LinkError,
+    bus::BusConnections,
     gate::{ExecGate, Pass, Refused},
     greetings::Greetings,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Target {
     /// Whether systemd was seen to be up in this run. It stays true, because systemd starts once in
     /// a run.
     pub(super) up: Arc<AtomicBool>,
+    /// The connections to the node's bus of late.
+    pub(super) bus_connections: Arc<BusConnections>,
 }
 
 impl Target {
@@ -180,6 +183,7 @@ pub(in crate::link) mod tests {
             greetings: Arc::default(),
             signals: SignalCounter::default(),
             up: Arc::default(),
+            bus_connections: Arc::default(),
         }
     }
 
