@@ -380,11 +380,11 @@ impl NodeLink {
                     self.replace(&link, way + 1, again);
                     remade = false;
                 }
-                Err(LinkError::NoBus(_)) if self.choice == LinkChoice::Auto => {
+                Err(LinkError::NoBus(why)) if self.choice == LinkChoice::Auto => {
                     if self.target.is_young() {
                         return reply;
                     }
-                    tracing::debug!(container = %self.target.container.id, "the node has no bus: systemctl is asked");
+                    tracing::debug!(container = %self.target.container.id, why, "the node has no bus: systemctl is asked");
                     return ask(self.make(Way::Exec)).await;
                 }
                 Err(error @ (LinkError::Broken(_) | LinkError::Unusable(_))) => {
