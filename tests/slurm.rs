@@ -7,7 +7,7 @@
 mod support;
 
 use readyd::{
-    monitor::{LinkChoice, Monitor, NodeState, Verdict, WaitEvent, WaitRequest},
+    monitor::{FailurePolicy, LinkChoice, Monitor, NodeState, Verdict, WaitEvent, WaitRequest},
     probe::{Probe, Service},
     reason::ReasonCode,
     report::ProbeReport,
@@ -722,4 +722,44 @@ async fn sshd_is_dialled_where_it_listens(
         };
         every_link_says(one, &node.0, "sshd", elsewhere).await;
     }
+}
+
+/// A newer sshd shuts out whoever connects too often without logging in (`PerSourcePenalties`). Without a
+/// unit, nothing but its banner tells that it is up.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn sshd_without_a_unit_is_not_asked_so_often_that_it_shuts_readyd_out(
+    #[values(BOOKWORM, FORKY)] suite: &'static str,
+) {
+    let node = Node::start(suite, &unique("penalty"), &[]);
+    booted(&node);
+    node.sh("systemctl disable --now ssh.socket ssh.service 2>/dev/null
+         mkdir -p /run/sshd; /usr/sbin/sshd -o LogLevel=VERBOSE -E /var/log/sshd.log");
+    // What comes after sshd does not pass, so sshd is looked at for as long as the wait lasts.
+    let monitor = monitor(LinkChoice::Auto);
+    let mut request = request(&[&node.0]);
+    request.probes = ["sshd", "slurmctld"]
+        .map(|probe| Probe::named(probe).unwrap())
+        .to_vec();
+    request.poll_interval = std::time::Duration::from_millis(10);
+    request.limit = Some(std::time::Duration::from_secs(25));
+    request.failure_policy = FailurePolicy::KeepWaiting;
+    let mut waits = monitor.wait(&ME, request);
+    let (mut passed, start) = (false, std::time::Instant::now());
+    while let Some(event) = waits.next().await {
+        if let WaitEvent::Node(report) = event {
+            let sshd = &report.probes[0].result;
+            assert!(!passed || sshd.is_passed(), "it flipped: {report:?}");
+            passed = sshd.is_passed();
+        }
+    }
+    assert!(passed);
+    let most = start.elapsed().as_secs() / 2 + 2;
+    let connections = node.sh("grep -c '^Connection from' /var/log/sshd.log");
+    println!("{connections} connections");
+    assert!(connections.parse::<u64>().unwrap() <= most, "{connections}");
+    assert_eq!(
+        node.sh("grep -ci 'not allowed\\|drop connection' /var/log/sshd.log || true"),
+        "0"
+    );
 }
