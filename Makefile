@@ -42,6 +42,8 @@ podman:
 # The options are found by trying, once, before tests that run at the same time would all try.
 image: engine
 	for suite in $(SUITES); do \
-	  READYD_SUITE=$$suite $(NODES)/cluster image && \
-	  READYD_SUITE=$$suite $(NODES)/cluster flags >/dev/null || exit 1; \
+	  for image in node db; do \
+	    READYD_SUITE=$$suite READYD_IMAGE=$$image $(NODES)/cluster image && \
+	    READYD_SUITE=$$suite READYD_IMAGE=$$image $(NODES)/cluster flags >/dev/null || exit 1; \
+	  done; \
 	done

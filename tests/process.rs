@@ -16,8 +16,8 @@ use readyd::{
 };
 use rstest::rstest;
 use support::real::{
-    BOOKWORM, FORKY, ME, Node, check, docker, in_node, monitor, monitor_with, reason, request, run,
-    script, snapshot, tally, unique,
+    BOOKWORM, FORKY, ME, Node, check, docker, eventually, in_node, monitor, monitor_with, reason,
+    request, run, script, snapshot, tally, unique,
 };
 
 /// Starts munged as a package of munge does.
@@ -39,11 +39,16 @@ impl Network {
 
     /// Makes a node in which this script is the first process.
     fn node(&self, suite: &str, host: &str, labels: &[&str], entry: &str) -> Node {
+        self.node_of("node", suite, host, labels, entry)
+    }
+
+    /// Makes the same from the image of that kind.
+    fn node_of(&self, kind: &str, suite: &str, host: &str, labels: &[&str], entry: &str) -> Node {
         run(Command::new(script("cluster"))
-            .env("READYD_SUITE", suite)
+            .envs([("READYD_SUITE", suite), ("READYD_IMAGE", kind)])
             .arg("image"));
         let node = Node(format!("{}-{host}", self.0));
-        let image = format!("readyd-test/node:{suite}");
+        let image = format!("readyd-test/{kind}:{suite}");
         let mut create = Command::new("docker");
         create.args(["create", "--name", &node.0, "--hostname", host]);
         create.args(["--network", &self.0, "--network-alias", host]);
@@ -258,6 +263,137 @@ async fn a_profile_is_asked_for_and_never_guessed() {
         said.contains("readyd.profile=docker, which is not a profile"),
         "{said}"
     );
+}
+
+/// A database in a container of its own, as the well-known clusters have it.
+const MYSQL: &str = "install -d -o mysql -g mysql /run/mysqld /var/lib/mysql
+    mariadb-install-db --user=mysql >/dev/null 2>&1
+    printf '%s\n' \"CREATE USER slurm@'%' IDENTIFIED BY 'secret';\" \
+      \"GRANT ALL ON *.* TO slurm@'%';\" >/init.sql
+    exec mariadbd --user=mysql --bind-address=0.0.0.0 --init-file=/init.sql";
+
+const SLURMDBD: &str = "printf '%s\n' AuthType=auth/munge DbdHost=slurmdbd SlurmUser=slurm \
+    StorageType=accounting_storage/mysql StorageHost=mysql StorageUser=slurm StoragePass=secret \
+    PidFile=/run/slurmdbd.pid >/etc/slurm/slurmdbd.conf
+    chown slurm /etc/slurm/slurmdbd.conf; chmod 600 /etc/slurm/slurmdbd.conf
+    until bash -c '</dev/tcp/mysql/3306' 2>/dev/null; do sleep 0.1; done; exec slurmdbd -D";
+
+/// Slurm with accounting: each daemon in a container of its own, whose entry script waits for the one that it
+/// depends on. Forky's slurmdbd gives up at the database of the same suite.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_plain_processes_with_accounting_becomes_ready(
+    #[values(BOOKWORM)] suite: &'static str,
+    #[values(LinkChoice::Auto, LinkChoice::Bridge, LinkChoice::Exec)] link: LinkChoice,
+) {
+    let network = Network::create();
+    let accounting = "printf '%s\n' AccountingStorageType=accounting_storage/slurmdbd \
+                      AccountingStorageHost=slurmdbd >>/etc/slurm/slurm.conf; ";
+    let controller = format!(
+        "{accounting}{MUNGE}until bash -c '</dev/tcp/slurmdbd/6819' 2>/dev/null; do sleep 0.1; done
+         exec slurmctld -D"
+    );
+    let worker = format!("{accounting}{MUNGE}{AFTER_CONTROLLER}exec slurmd -D");
+    let mysql = network.node_of("db", suite, "mysql", &["sind.role=db", PROCESS], MYSQL);
+    let slurmdbd = format!("{MUNGE}{SLURMDBD}");
+    let nodes = [
+        ("slurmdbd", "sind.role=db", slurmdbd),
+        ("controller", "sind.role=controller", controller),
+        ("worker-0", "sind.role=worker", worker.clone()),
+        ("worker-1", "sind.role=worker", worker),
+    ]
+    .map(|(host, role, entry)| network.node_of("db", suite, host, &[role, PROCESS], &entry));
+    let names = nodes.each_ref().map(|node| node.0.as_str());
+    let monitor = monitor(link);
+    let wait = monitor.wait(&ME, request(&names));
+    nodes.iter().for_each(start);
+    // The database is on another machine, and slurmdbd has to wait for it.
+    eventually("slurmdbd's script runs", || {
+        in_node(names[0], "ls /etc/slurm").contains("slurmdbd.conf")
+    });
+    let report = check(&monitor, names[0], "mariadb").await;
+    assert!(report.result.is_passed(), "{report:?}");
+    assert!(
+        reason(&report.result).contains("StorageHost=mysql"),
+        "{report:?}"
+    );
+    let report = check(&monitor, names[0], "slurmdbd").await;
+    assert_eq!(
+        report.result.code(),
+        Some(ReasonCode::ProcessMissing),
+        "{report:?}"
+    );
+    start(&mysql);
+    let result = wait.result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    let mut named = request(&[&mysql.0]);
+    named.probes = vec![Probe::named("mariadb").unwrap()];
+    let result = monitor.wait(&ME, named).result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    let report = check(&monitor, names[3], "registered").await;
+    assert!(report.result.is_passed(), "{report:?}");
+}
+
+/// Where the sockets of a process that has changed its user cannot be seen, those of its user are its own only
+/// if nobody else is that user.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sockets_of_another_daemon_of_the_same_user_do_not_count() {
+    let network = Network::create();
+    let entry = format!(
+        "{MUNGE}printf '%s\n' AuthType=auth/munge DbdHost=localhost SlurmUser=slurm \
+           StorageType=accounting_storage/mysql StorageHost=localhost StorageUser=slurm \
+           StoragePass=secret PidFile=/run/slurmdbd.pid >/etc/slurm/slurmdbd.conf
+         chown slurm /etc/slurm/slurmdbd.conf; chmod 600 /etc/slurm/slurmdbd.conf
+         slurmctld; exec slurmdbd -D"
+    );
+    let node = network.node_of(
+        "db",
+        BOOKWORM,
+        "controller",
+        &["sind.role=db", PROCESS],
+        &entry,
+    );
+    start(&node);
+    eventually("slurmctld listens", || {
+        in_node(&node.0, "grep -c ':1AA1 .* 0A ' /proc/net/tcp || true") == "1"
+    });
+    for link in [LinkChoice::Bridge, LinkChoice::Exec] {
+        let monitor = monitor(link);
+        let report = check(&monitor, &node.0, "slurmdbd").await;
+        assert_eq!(
+            report.result.code(),
+            Some(ReasonCode::Unproven),
+            "{report:?}"
+        );
+        assert!(
+            reason(&report.result).contains("lacks the capability SYS_PTRACE"),
+            "{report:?}"
+        );
+    }
+    // Its parent, the container's first process, does not notice its end.
+    in_node(&node.0, "pkill -KILL slurmctld");
+    eventually("slurmctld has ended", || {
+        in_node(&node.0, "grep -c ':1AA1 .* 0A ' /proc/net/tcp || true") == "0"
+    });
+    let report = check(&monitor(LinkChoice::Auto), &node.0, "slurmctld").await;
+    assert_eq!(
+        report.result.code(),
+        Some(ReasonCode::ProcessMissing),
+        "{report:?}"
+    );
+    for link in [LinkChoice::Host, LinkChoice::Bridge, LinkChoice::Exec] {
+        let monitor = monitor(link);
+        let report = check(&monitor, &node.0, "slurmdbd").await;
+        assert_eq!(
+            report.result.code(),
+            Some(ReasonCode::Unproven),
+            "{report:?}"
+        );
+        assert!(
+            reason(&report.result).contains("does not listen"),
+            "{report:?}"
+        );
+    }
 }
 
 /// What a container wrote to its own log before it ended is shown, unless such text is kept from clients.

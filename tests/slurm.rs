@@ -763,3 +763,50 @@ async fn sshd_without_a_unit_is_not_asked_so_often_that_it_shuts_readyd_out(
         "0"
     );
 }
+
+/// slurmdbd is active while it waits for its database, and does not listen. Forky's slurmdbd gives up at the
+/// database of the same suite.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slurmdbd_that_waits_for_its_database_is_not_ready() {
+    let monitors = monitors();
+    let options = ["--label", "sind.role=db"];
+    let node = Node::start_of("db", BOOKWORM, &unique("db"), &options);
+    booted(&node);
+    node.write(
+        "/etc/slurm/slurmdbd.conf",
+        "AuthType=auth/munge\nDbdHost=localhost\nSlurmUser=slurm\nStorageHost=localhost\n\
+         StorageType=accounting_storage/mysql\nStorageUser=slurm\nStoragePass=secret\n\
+         PidFile=/run/slurmdbd.pid\n",
+    );
+    node.sh(
+        "chown slurm /etc/slurm/slurmdbd.conf; chmod 600 /etc/slurm/slurmdbd.conf
+         systemctl start mariadb
+         mariadb -e \"CREATE USER slurm@localhost IDENTIFIED BY 'secret'; GRANT ALL ON *.* TO slurm@localhost\"
+         systemctl stop mariadb; systemctl start slurmdbd; sleep 0.5",
+    );
+    let inactive = Some(ReasonCode::UnitInactive);
+    each_link_says(
+        &monitors,
+        &node.0,
+        "mariadb",
+        inactive,
+        "mariadb.service is inactive",
+    )
+    .await;
+    let unproven = Some(ReasonCode::Unproven);
+    each_link_says(
+        &monitors,
+        &node.0,
+        "slurmdbd",
+        unproven,
+        "wait for what it depends on",
+    )
+    .await;
+    let wait = monitors[0].wait(&ME, request(&[&node.0]));
+    node.sh("systemctl start mariadb");
+    let result = wait.result().await.unwrap();
+    assert_eq!(result.verdict, Verdict::Ready, "{}", result.message);
+    for probe in ["mariadb", "slurmdbd"] {
+        each_link_says(&monitors, &node.0, probe, None, "").await;
+    }
+}

@@ -11,6 +11,7 @@ use super::{
     shell::{Shell, ShellCommand},
 };
 use crate::{
+    container::Network,
     engine::{EngineError, Exec, ExecOutput, RunningExec},
     question::{
         About, Answer, CommandQuestion, DaemonQuestion, GreetingEnd, PortQuestion, Question,
@@ -271,6 +272,10 @@ impl Commands {
             About::Sockets => "sockets",
             About::Start => "start",
         };
+        let own_network = match self.target.container.network {
+            Network::Own => "yes",
+            Network::Host | Network::Container(_) => "no",
+        };
         let argv = [
             "sh",
             "-c",
@@ -279,6 +284,7 @@ impl Commands {
             question.process,
             &main,
             about,
+            own_network,
         ];
         let what = Question::Daemon(*question).to_string();
         let output = self.command(&what, &argv, by).await?;

@@ -17,9 +17,11 @@ use crate::{
 /// executable, its command line and two of its environment's variables.
 ///
 /// Its own cgroups come first. Root without the capability `SYS_PTRACE` may not read the links and the
-/// environment of another user's process, but that user may.
+/// environment of another user's process, but that user may, unless the process has changed its user by
+/// itself. Then, where nobody else runs as its user, and the network is the container's own, the sockets of its
+/// user are its own; they are printed as links.
 pub(super) const SCRIPT: &str = r#"
-name=$1 main=$2 about=$3
+name=$1 main=$2 about=$3 own_network=$4
 as_owner() {
   "$@" || {
     user= group=
@@ -28,6 +30,28 @@ as_owner() {
     done <"$process/status"
     setpriv --reuid "$user" --regid "$group" --clear-groups "$@"
   }
+}
+of_user() {
+  [ "$own_network" = yes ] && [ "${user:-0}" != 0 ] || return
+  for other in /proc/[0-9]*; do
+    while read -r key value _; do
+      case $key in
+        Name:) comm=$value ;;
+        State:) [ "$value" != Z ] || break ;;
+        Uid:)
+          [ "$value" != "$user" ] || [ "$comm" = "$name" ] || return
+          break
+          ;;
+      esac
+    done <"$other/status"
+  done
+  echo 'user -> alone'
+  cat "$process/net/tcp" "$process/net/tcp6" | while read -r _ _ _ state _ _ _ owner _ inode _; do
+    [ "$state" = 0A ] && [ "$owner" = "$user" ] && echo "user -> socket:[$inode]"
+  done
+  while read -r _ _ _ flags _ _ inode path; do
+    [ "$flags" = 00010000 ] && [ "$(stat -c %u "$path")" = "$user" ] && echo "user -> socket:[$inode]"
+  done <"$process/net/unix"
 }
 echo own
 cat /proc/self/cgroup
@@ -49,7 +73,7 @@ for process in /proc/[0-9]*; do
     continue
   fi
   echo files
-  as_owner ls -l "$process/fd"
+  as_owner ls -l "$process/fd" || of_user
   echo sockets
   grep -h ' 0A ' "$process/net/tcp" "$process/net/tcp6"
   grep -h ' 00010000 ' "$process/net/unix"
@@ -130,12 +154,14 @@ pub(super) fn variable<'a>(mut environment: impl Iterator<Item = &'a str>, name:
     environment.find_map(value).unwrap_or_default().to_owned()
 }
 
-/// Returns the number, the name and the parent's number of a line of `stat`. The name may contain
-/// anything, so it ends with the last parenthesis.
+/// Returns the number, the name and the parent's number of a line of `stat`; none of a process that has ended,
+/// and whose parent has not noticed. The name may contain anything, so it ends with the last parenthesis.
 pub(super) fn stat_fields(stat: &str) -> Option<(u32, &str, u32)> {
     let (pid, rest) = stat.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(") ")?;
-    let parent = rest.split_ascii_whitespace().nth(1)?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next().filter(|state| !["Z", "X"].contains(state));
+    let parent = state.and(fields.next())?;
     Some((pid.trim().parse().ok()?, name, parent.parse().ok()?))
 }
 
@@ -282,6 +308,7 @@ mod tests {
         let found = parse(&printed, &QUESTION, &id());
         assert_eq!(found.len(), 1);
         assert_eq!(stat_fields("51 (a) b) S 1 51"), Some((51, "a) b", 1)));
+        assert_eq!(stat_fields("51 (a) b) Z 1 51"), None);
     }
 
     #[test]

@@ -124,8 +124,8 @@ impl Daemon {
         }
         if own.iter().all(|process| process.listens.is_none()) {
             let why = format!(
-                "{runs}, but nobody in the node may see its sockets: the container lacks the \
-                 capability SYS_PTRACE, and setpriv"
+                "{runs}, but nobody in the node may see its sockets, for the container lacks the \
+                 capability SYS_PTRACE, and they cannot be told from others by their user"
             );
             return Finding::failed(ReasonCode::Unproven, why);
         }

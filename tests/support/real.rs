@@ -95,10 +95,15 @@ pub struct Node(pub String);
 impl Node {
     /// Makes a node of that suite, with these options of `cluster node`.
     pub fn start(suite: &str, name: &str, options: &[&str]) -> Self {
+        Self::start_of("node", suite, name, options)
+    }
+
+    /// Makes the same from the image of that kind.
+    pub fn start_of(kind: &str, suite: &str, name: &str, options: &[&str]) -> Self {
         needs_docker();
         let node = Self(name.to_owned());
         run(Command::new(script("cluster"))
-            .env("READYD_SUITE", suite)
+            .envs([("READYD_SUITE", suite), ("READYD_IMAGE", kind)])
             .args(["node", name])
             .args(options));
         node
