@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(chosen.by, ChosenBy::Nothing);
         let said = chosen
             .host
-            .connect()
+            .connect(|_| ())
             .map(|_| ())
             .map_err(|error| error.to_string());
         // The tests' own engine may be at one of them.

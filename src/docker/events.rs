@@ -58,7 +58,11 @@ pub(super) async fn subscribe(
         let Client { docker, is_podman } = engine.client().await?;
         let told = Arc::clone(&answered);
         let version = docker.client_version();
-        let docker = engine.host.observed(&version, move || told.notify_one())?;
+        let docker = engine.host.observed(&version, move |response| {
+            if response.status().is_success() {
+                told.notify_one();
+            }
+        })?;
         let since = if is_podman {
             podman_since(since)
         } else {

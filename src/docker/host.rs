@@ -55,15 +55,18 @@ const KEEP: Duration = Duration::from_secs(5);
 
 /// The API version that readyd uses until the engine has reported its own: that of Docker 25. It
 /// plays no part in the query for the version, which every engine answers.
-const NEWEST: ClientVersion = ClientVersion {
+pub(super) const NEWEST: ClientVersion = ClientVersion {
     major_version: 1,
     minor_version: 44,
 };
 
 impl DockerHost {
     /// Creates a client that keeps its connections for the next calls. Each call over a new one would
-    /// cost the engine another thread, and both sides open files.
-    pub(super) fn connect(&self) -> Result<Docker, Error> {
+    /// cost the engine another thread, and both sides open files. See [`observed`](Self::observed).
+    pub(super) fn connect(
+        &self,
+        told: impl Fn(&Response<Incoming>) + Send + Sync + 'static,
+    ) -> Result<Docker, Error> {
         // Without a socket, hyper's own error says less.
         match &self.0 {
             Address::Unix(path) if !Path::new(path).exists() => {
@@ -78,7 +81,7 @@ impl DockerHost {
             }
             _ => {}
         }
-        self.observed(&NEWEST, || ())
+        self.observed(&NEWEST, told)
     }
 
     /// Creates the address of whichever of these sockets is there when it is looked for.
@@ -124,12 +127,11 @@ impl DockerHost {
         }
     }
 
-    /// Creates a client that calls `told` when the headers of a response have arrived. bollard does
-    /// not report that by itself.
+    /// Creates a client that calls `told` with each response when its headers have arrived. bollard does not report them.
     pub(super) fn observed(
         &self,
         version: &ClientVersion,
-        told: impl Fn() + Send + Sync + 'static,
+        told: impl Fn(&Response<Incoming>) + Send + Sync + 'static,
     ) -> Result<Docker, Error> {
         let (transport, address): (Transport, _) = match &self.0 {
             Address::Unix(_) | Address::Usual(_) => {
@@ -165,8 +167,11 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Error>> + S
 /// A function that sends requests to an engine.
 type Transport = Box<dyn Fn(BollardRequest) -> Answer + Send + Sync>;
 
-/// Sends requests over connections that are kept, and calls `told` for each response that is no error.
-fn transport<C>(connector: C, told: impl Fn() + Send + Sync + 'static) -> Transport
+/// Sends requests over connections that are kept, and calls `told` with each response.
+fn transport<C>(
+    connector: C,
+    told: impl Fn(&Response<Incoming>) + Send + Sync + 'static,
+) -> Transport
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
@@ -181,9 +186,7 @@ where
         let told = Arc::clone(&told);
         Box::pin(async move {
             let answer = answer.await?;
-            if answer.status().is_success() {
-                told();
-            }
+            told(&answer);
             Ok(answer)
         })
     })

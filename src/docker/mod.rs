@@ -9,13 +9,13 @@ mod running_exec;
 mod unknown_words;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use bollard::{
-    Docker,
+    ClientVersion, Docker,
     models::{
         ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, RestartPolicyNameEnum,
     },
@@ -39,6 +39,7 @@ use crate::{
     },
 };
 use error::{Call, bounded};
+use host::NEWEST;
 use unknown_words::OtherWords;
 
 /// A Docker Engine. It need not run yet: every call tries to reach it. A clone is the same engine.
@@ -77,9 +78,24 @@ impl DockerEngine {
         if let Some(client) = known {
             return Ok(client);
         }
-        let docker = self.host.connect()?.negotiate_version().await?;
-        let components = docker.version().await?.components.unwrap_or_default();
-        let is_podman = components.iter().any(|part| part.name == "Podman Engine");
+        let said = Arc::new(OnceLock::new());
+        let told = Arc::clone(&said);
+        let docker = self.host.connect(move |response| {
+            let header = |name: &str| response.headers().get(name)?.to_str().ok();
+            if let Some(version) = header("api-version").and_then(api_version) {
+                let is_podman = header("libpod-api-version").is_some();
+                told.get_or_init(|| (version, is_podman));
+            }
+        })?;
+        // An engine says this in each response, also in one that refuses a version. To be asked for its version
+        // costs Podman much more: it looks for the packages of its programs then.
+        let pinged = docker.ping().await;
+        let Some((version, is_podman)) = said.get().copied() else {
+            pinged?;
+            return Err(bollard::errors::Error::APIVersionParseError {});
+        };
+        let version = if version < NEWEST { version } else { NEWEST };
+        let docker = self.host.observed(&version, |_| ())?;
         tracing::debug!(engine = %self.host, version = %docker.client_version(), is_podman, "the engine's API version is agreed on");
         let client = Client { docker, is_podman };
         *self.lock() = Some(client.clone());
@@ -358,6 +374,15 @@ fn health(health: bollard::models::Health, other: Option<String>) -> Option<Heal
     Some(Health {
         status,
         output: Detail::new(output),
+    })
+}
+
+/// Reads a version of the API: `1.41`.
+fn api_version(text: &str) -> Option<ClientVersion> {
+    let (major, minor) = text.split_once('.')?;
+    Some(ClientVersion {
+        major_version: major.parse().ok()?,
+        minor_version: minor.parse().ok()?,
     })
 }
 

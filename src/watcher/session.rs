@@ -626,13 +626,15 @@ impl NodeSession {
                 Err(error) => error.into(),
             },
             // What broke may have done so because the container ended.
-            (error @ (LinkError::Broken(_) | LinkError::Engine(EngineError::Lost { .. })), _) => {
-                match self.ended(by).await {
-                    Ok(Some(ended)) => QueryError::Ended(ended),
-                    Ok(None) => QueryError::unknown(&error),
-                    Err(error) => error.into(),
-                }
-            }
+            (
+                error @ (LinkError::Broken(_)
+                | LinkError::Engine(EngineError::Lost { .. } | EngineError::Refused { .. })),
+                _,
+            ) => match self.ended(by).await {
+                Ok(Some(ended)) => QueryError::Ended(ended),
+                Ok(None) => QueryError::unknown(&error),
+                Err(error) => error.into(),
+            },
             // What is late while the engine does not answer is not the node's fault.
             (LinkError::Slow { .. }, Some(trouble)) => QueryError::Unknown(trouble),
             // Nor is what went through an engine that has just stopped answering.

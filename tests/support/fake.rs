@@ -426,9 +426,10 @@ impl RunningExec for FakeExec {
 }
 
 /// Returns what the script that looks for a daemon's processes prints on this node. The last arguments
-/// are the daemon's name, the main process of its unit, and what is asked of it.
+/// are the daemon's name, the main process of its unit, what is asked of it, and whether the network is the
+/// node's own.
 fn processes(node: &FakeNode, argv: &[String]) -> String {
-    let [.., name, main, about] = argv else {
+    let [.., name, main, about, _] = argv else {
         unreachable!("{argv:?}")
     };
     let unit = node.units.get(format!("{name}.service").as_str());
