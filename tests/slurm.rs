@@ -347,7 +347,9 @@ async fn a_daemon_passes_once_its_own_process_listens(
             "systemctl stop {daemon}.service
              printf '[Service]\\nExecStart={program}\\n' >/etc/systemd/system/{daemon}.service
              rm -rf /etc/systemd/system/{daemon}.service.d
-             systemctl daemon-reload; systemctl start {daemon}.service; sleep 0.3"
+             systemctl daemon-reload; systemctl start {daemon}.service; sleep 0.3
+             pid=$(systemctl show -p MainPID --value {daemon}.service)
+             until case $(cat /proc/$pid/comm) in \"(\"*|systemd*) false ;; esac; do sleep 0.05; done"
         ));
     };
     let own = format!("/usr/local/sbin/{daemon}");
