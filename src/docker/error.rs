@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bollard::errors::Error;
 
+use super::host::DockerHost;
 use crate::{
     engine::{EngineError, ErrorCause},
     text::{clean, truncate},
@@ -16,7 +17,7 @@ const MESSAGE_BYTES: usize = 400;
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) action: String,
-    pub(super) engine: String,
+    pub(super) engine: DockerHost,
 }
 
 impl Call {
@@ -29,6 +30,7 @@ impl Call {
 
     pub(super) fn error(self, error: Error) -> EngineError {
         let Self { action, engine } = self;
+        let engine = || engine.to_string();
         match error {
             Error::DockerResponseServerError {
                 status_code,
@@ -50,7 +52,7 @@ impl Call {
             },
             Error::SocketNotFoundError(path) => EngineError::Unreachable {
                 action,
-                engine,
+                engine: engine(),
                 cause: ErrorCause::new(format!("there is no socket {path}")),
             },
             error @ (Error::JsonDataError { .. }
@@ -71,7 +73,7 @@ impl Call {
                 };
                 EngineError::Unreachable {
                     action,
-                    engine,
+                    engine: engine(),
                     cause: ErrorCause::new(bounded(&cause)),
                 }
             }

@@ -49,7 +49,7 @@ pub(super) async fn subscribe(
 ) -> Result<EventStream, EngineError> {
     let call = Call {
         action: "subscribing to events".to_owned(),
-        engine: engine.host.to_string(),
+        engine: engine.host.clone(),
     };
     let start = Instant::now();
     let end = by.min(start + CALL_LIMIT);

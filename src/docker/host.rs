@@ -32,7 +32,7 @@ pub struct DockerHost(Address);
 enum Address {
     Unix(String),
     /// The first of these sockets that is there.
-    Usual(Vec<String>),
+    Usual(Arc<[String]>),
     Tcp(String),
     Tls(String, Option<Certificates>),
 }
@@ -86,7 +86,7 @@ impl DockerHost {
 
     /// Creates the address of whichever of these sockets is there when it is looked for.
     pub(super) fn usual(sockets: Vec<String>) -> Self {
-        Self(Address::Usual(sockets))
+        Self(Address::Usual(sockets.into()))
     }
 
     /// Returns the same TCP address, reached over TLS with the certificates in this directory: `ca.pem` of

@@ -114,7 +114,7 @@ impl DockerEngine {
     {
         let context = Call {
             action,
-            engine: self.host.to_string(),
+            engine: self.host.clone(),
         };
         let start = Instant::now();
         let end = by.min(start + CALL_LIMIT);

@@ -102,7 +102,7 @@ impl RunningExec for RunningDockerExec {
         } = *self;
         let call = Call {
             action: format!("running a command in container {container}"),
-            engine: engine.host.to_string(),
+            engine: engine.host.clone(),
         };
         let mut collected = ExecOutput::default();
         tokio::select! {
@@ -121,7 +121,7 @@ impl RunningExec for RunningDockerExec {
     fn streams(self: Box<Self>) -> ExecStreams {
         let call = Call {
             action: format!("running a command in container {}", self.container),
-            engine: self.engine.host.to_string(),
+            engine: self.engine.host.clone(),
         };
         let mut is_first = true;
         let chunk = move |chunk| {

@@ -59,7 +59,9 @@ pub(super) async fn ask(
 ) -> Result<Answer, LinkError> {
     let (held, question) = (Arc::clone(process), *question);
     let id = target.container.id.clone();
-    if let Some(found) = proc.get().and_then(|proc| glance(proc, &question, &id)) {
+    // A main process that is known is looked at alone, mostly.
+    let known = proc.get().filter(|_| question.main_pid.is_none());
+    if let Some(found) = known.and_then(|proc| glance(proc, &question, &id)) {
         if process.has_ended() {
             return Err(LinkError::NotRunning);
         }
@@ -136,7 +138,8 @@ fn look(
         listening,
     };
     // Mostly the main process says enough, and no other has to be looked at.
-    let main = question.main_pid.and_then(|pid| look.process(pid, None));
+    let main = question.main_pid.map(|pid| look.process(pid, None));
+    let main = main.transpose().map_err(failed)?.flatten();
     let is_enough = |main: &DaemonProcess| {
         let listens = main.listens.as_ref();
         let is_daemon = main.name == question.process;
@@ -148,9 +151,9 @@ fn look(
     let pids = look.pids(PROCESSES).map_err(failed)?;
     let found = pids.into_iter().filter_map(|pid| {
         let name = (question.main_pid != Some(pid)).then_some(question.process);
-        look.process(pid, name)
+        look.process(pid, name).transpose()
     });
-    Ok(found.collect())
+    found.collect::<Result<_, _>>().map_err(failed)
 }
 
 /// Looks for the processes of a daemon without a thread of its own, which costs most of a look; no answer
@@ -173,8 +176,8 @@ fn glance(
     }
     let mut found = Vec::new();
     for pid in pids {
-        let name = (question.main_pid != Some(pid)).then_some(question.process);
-        let Some(Named { name, parent, unit }) = look.named(pid, name) else {
+        let named = look.named(pid, Some(question.process)).ok()?;
+        let Some(Named { name, parent, unit }) = named else {
             continue;
         };
         if question.about == About::Start || look.sockets(pid).ok()?.next().is_some() {
@@ -201,34 +204,40 @@ impl Look<'_> {
     }
 
     /// Whose a process of the container is, which has that name if it has to have one.
-    fn named(&self, pid: u32, name: Option<&str>) -> Option<Named> {
-        let stat = self.read(&format!("{pid}/stat")).ok()?;
-        let (_, comm, parent) = stat_fields(&stat)?;
-        if name.is_some_and(|name| name != comm) {
-            return None;
-        }
-        let cgroup = self.read(&format!("{pid}/cgroup")).ok()?;
-        names(&cgroup, self.id).then(|| Named {
+    fn named(&self, pid: u32, name: Option<&str>) -> Result<Option<Named>, Errno> {
+        let Some(stat) = self.read_of_process(&format!("{pid}/stat"))? else {
+            return Ok(None);
+        };
+        let fields =
+            stat_fields(&stat).filter(|(_, comm, _)| name.is_none_or(|name| name == *comm));
+        let Some((_, comm, parent)) = fields else {
+            return Ok(None);
+        };
+        let cgroup = self.read_of_process(&format!("{pid}/cgroup"))?;
+        let own = cgroup.filter(|cgroup| names(cgroup, self.id));
+        Ok(own.map(|cgroup| Named {
             name: comm.to_owned(),
             parent,
             unit: cgroup::unit(&cgroup, self.id),
-        })
+        }))
     }
 
-    fn process(&self, pid: u32, name: Option<&str>) -> Option<DaemonProcess> {
-        let Named { name, parent, unit } = self.named(pid, name)?;
+    fn process(&self, pid: u32, name: Option<&str>) -> Result<Option<DaemonProcess>, Errno> {
+        let Some(Named { name, parent, unit }) = self.named(pid, name)? else {
+            return Ok(None);
+        };
         let (listens, started) = match self.about {
-            About::Sockets => (self.listens(pid).ok(), None),
+            About::Sockets => (self.listens_if_visible(pid)?, None),
             About::Start => (None, Some(self.start(pid))),
         };
-        Some(DaemonProcess {
+        Ok(Some(DaemonProcess {
             pid,
             parent,
             name,
             unit,
             listens,
             start: started,
-        })
+        }))
     }
 
     fn start(&self, pid: u32) -> DaemonStart {
@@ -242,6 +251,14 @@ impl Look<'_> {
             arguments: arguments.split('\0').map(str::to_owned).collect(),
             path: variable(environment.split('\0'), "PATH"),
             slurm_conf: variable(environment.split('\0'), "SLURM_CONF"),
+        }
+    }
+
+    fn listens_if_visible(&self, pid: u32) -> Result<Option<Vec<ListeningSocket>>, Errno> {
+        match self.listens(pid) {
+            Ok(listens) => Ok(Some(listens)),
+            Err(error) if process::exhausted(error).is_some() => Err(error),
+            Err(_) => Ok(None),
         }
     }
 
@@ -259,6 +276,16 @@ impl Look<'_> {
             let link = readlinkat(&files, entry.file_name(), Vec::new()).ok()?;
             socket_inode(link.to_str().ok()?)
         }))
+    }
+
+    /// Reads a file of a process; none if the process has ended, or if it is another file's place. What readyd
+    /// itself lacks is an error: it must not look as if there were no process.
+    fn read_of_process(&self, path: &str) -> Result<Option<String>, Errno> {
+        match self.read(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if process::exhausted(error).is_some() => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     fn read(&self, path: &str) -> Result<String, Errno> {
