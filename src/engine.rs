@@ -196,6 +196,15 @@ pub enum EngineError {
         /// The engine's own message.
         message: String,
     },
+    /// The engine could not start a command, for reasons that are not the command's: perhaps because the
+    /// container is just ending.
+    #[error("{action}: the engine says: {message}")]
+    NotStarted {
+        /// The action that failed, with the container's name if it has one.
+        action: String,
+        /// The engine's own message.
+        message: String,
+    },
     /// The engine's answer is malformed.
     #[error("{action}: the engine's answer makes no sense")]
     Garbled {
@@ -247,6 +256,7 @@ impl EngineError {
         match self {
             Self::Unreachable { .. }
             | Self::Refused { .. }
+            | Self::NotStarted { .. }
             | Self::Garbled { .. }
             | Self::Lost { .. } => ReasonCode::EngineUnreachable,
             Self::TimedOut { .. } => ReasonCode::EngineSlow,

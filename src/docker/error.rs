@@ -43,6 +43,7 @@ impl Call {
                     404 | 409 => EngineError::NotRunning { action },
                     _ if not_startable(&message) => EngineError::CannotRun { action, message },
                     _ if is_not_running(&message) => EngineError::NotRunning { action },
+                    _ if is_of_runtime(&message) => EngineError::NotStarted { action, message },
                     _ => EngineError::Refused { action, message },
                 }
             }

@@ -159,7 +159,7 @@ fn not_started(said: &str, action: String) -> EngineError {
     if not_startable(said) {
         EngineError::CannotRun { action, message }
     } else {
-        EngineError::Refused { action, message }
+        EngineError::NotStarted { action, message }
     }
 }
 
@@ -254,13 +254,13 @@ mod tests {
 
     #[test]
     fn what_was_never_executed_is_told_from_what_has_ended() {
-        use EngineError::{CannotRun, Lost, Refused};
+        use EngineError::{CannotRun, Lost, NotStarted};
         let cgroups = "OCI runtime exec failed: exec failed: unable to start container process: error \
                        adding pid 7 to cgroups: open /a/cgroup.procs: no such file or directory: unknown";
         let missing = "OCI runtime exec failed: exec failed: unable to start container process: exec: \
                        \"sh\": executable file not found in $PATH: unknown";
         for code in [CANNOT_EXECUTE, NO_COMMAND] {
-            assert!(matches!(ended(code, cgroups), Err(Refused { .. })));
+            assert!(matches!(ended(code, cgroups), Err(NotStarted { .. })));
             assert!(matches!(ended(code, missing), Err(CannotRun { .. })));
         }
         let shells = "sh: 1: /a: Permission denied";

@@ -628,7 +628,9 @@ impl NodeSession {
             // What broke may have done so because the container ended.
             (
                 error @ (LinkError::Broken(_)
-                | LinkError::Engine(EngineError::Lost { .. } | EngineError::Refused { .. })),
+                | LinkError::Engine(
+                    EngineError::Lost { .. } | EngineError::NotStarted { .. },
+                )),
                 _,
             ) => match self.ended(by).await {
                 Ok(Some(ended)) => QueryError::Ended(ended),
