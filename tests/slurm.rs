@@ -14,8 +14,8 @@ use readyd::{
 };
 use rstest::rstest;
 use support::real::{
-    BOOKWORM, Cluster, FORKY, ME, Node, booted, check, docker, in_node, monitor, reason, request,
-    snapshot, unique,
+    BOOKWORM, Cluster, FORKY, ME, Node, booted, check, docker, each_link_says, in_node, monitor,
+    reason, request, slurmdbd_conf, snapshot, unique,
 };
 
 const LINKS: [LinkChoice; 3] = [LinkChoice::Host, LinkChoice::Bridge, LinkChoice::Exec];
@@ -42,23 +42,6 @@ async fn every_link_says(
         }
     }
     last.unwrap()
-}
-
-/// Asks the probe on every link, and expects that answer at once.
-async fn each_link_says(
-    monitors: &[Monitor],
-    node: &str,
-    probe: &str,
-    code: Option<ReasonCode>,
-    contains: &str,
-) {
-    for monitor in monitors {
-        let report = check(monitor, node, probe).await;
-        println!("{node} {probe}: {report:?}");
-        assert_eq!(report.result.code(), code, "{report:?}");
-        assert_eq!(report.result.is_passed(), code.is_none(), "{report:?}");
-        assert!(reason(&report.result).contains(contains), "{report:?}");
-    }
 }
 
 fn monitors() -> Vec<Monitor> {
@@ -774,12 +757,8 @@ async fn a_slurmdbd_that_waits_for_its_database_is_not_ready() {
     let options = ["--label", "sind.role=db"];
     let node = Node::start_of("db", BOOKWORM, &unique("db"), &options);
     booted(&node);
-    node.write(
-        "/etc/slurm/slurmdbd.conf",
-        "AuthType=auth/munge\nDbdHost=localhost\nSlurmUser=slurm\nStorageHost=localhost\n\
-         StorageType=accounting_storage/mysql\nStorageUser=slurm\nStoragePass=secret\n\
-         PidFile=/run/slurmdbd.pid\n",
-    );
+    let conf = slurmdbd_conf("localhost", "localhost");
+    node.write("/etc/slurm/slurmdbd.conf", &conf);
     node.sh(
         "chown slurm /etc/slurm/slurmdbd.conf; chmod 600 /etc/slurm/slurmdbd.conf
          systemctl start mariadb

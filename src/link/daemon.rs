@@ -34,12 +34,14 @@ as_owner() {
 of_user() {
   [ "$own_network" = yes ] && [ "${user:-0}" != 0 ] || return
   for other in /proc/[0-9]*; do
-    while read -r key value _; do
+    while read -r key value effective saved files; do
       case $key in
         Name:) comm=$value ;;
         State:) [ "$value" != Z ] || break ;;
         Uid:)
-          [ "$value" != "$user" ] || [ "$comm" = "$name" ] || return
+          case " $value $effective $saved $files " in
+            *" $user "*) [ "$comm" = "$name" ] || return ;;
+          esac
           break
           ;;
       esac

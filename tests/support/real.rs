@@ -6,6 +6,7 @@ use readyd::{
     monitor::{CHECK_LIMIT, LinkChoice, Monitor, Options, Snapshot, WaitRequest, WaitTarget},
     node::Identity,
     probe::Probe,
+    reason::ReasonCode,
     report::{ProbeReport, ProbeResult},
 };
 use std::{
@@ -362,4 +363,30 @@ pub fn finish_boot(sh: impl Fn(&str) -> String) {
         );
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Asks the probe on every link, and expects that answer at once.
+pub async fn each_link_says(
+    monitors: &[Monitor],
+    node: &str,
+    probe: &str,
+    code: Option<ReasonCode>,
+    contains: &str,
+) {
+    for monitor in monitors {
+        let report = check(monitor, node, probe).await;
+        println!("{node} {probe}: {report:?}");
+        assert_eq!(report.result.code(), code, "{report:?}");
+        assert_eq!(report.result.is_passed(), code.is_none(), "{report:?}");
+        assert!(reason(&report.result).contains(contains), "{report:?}");
+    }
+}
+
+/// A slurmdbd.conf whose database is on that machine. Only Slurm's own user may be able to read it.
+pub fn slurmdbd_conf(host: &str, storage: &str) -> String {
+    format!(
+        "AuthType=auth/munge\nDbdHost={host}\nSlurmUser=slurm\nPidFile=/run/slurmdbd.pid\n\
+         StorageType=accounting_storage/mysql\nStorageHost={storage}\nStorageUser=slurm\n\
+         StoragePass=secret\n"
+    )
 }
