@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::{DoctorArguments, Exit, FILES, MonitorArguments, render};
 use crate::{
     container::{Container, State},
-    docker::{About, ChosenHost, DockerEngine},
-    engine::{CALL_LIMIT, ContainerEngine as _},
+    docker::{ChosenHost, DockerEngine, EngineInfo},
+    engine::{CALL_LIMIT, ContainerEngine as _, EngineError},
     environment::Environment,
+    link::NO_OTHER_WAY,
     monitor::{LinkChoice, Monitor, MonitorError, Options},
     node::{Identity, NodeName, Part, Profile},
     probe::Probe,
@@ -51,7 +52,7 @@ impl fmt::Display for Ability {
 }
 
 /// What was found out about something.
-struct Finding {
+struct Diagnosis {
     ability: Ability,
     what: &'static str,
     said: String,
@@ -59,7 +60,7 @@ struct Finding {
     remedy: String,
 }
 
-impl Finding {
+impl Diagnosis {
     fn new(ability: Ability, what: &'static str, said: impl Into<String>) -> Self {
         Self {
             ability,
@@ -75,7 +76,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             ability,
@@ -93,13 +94,13 @@ impl fmt::Display for Finding {
 
 pub(super) async fn run(arguments: DoctorArguments) -> anyhow::Result<Exit> {
     let DoctorArguments { node, monitor } = arguments;
-    let mut findings = engine(&monitor, node).await?;
-    findings.extend(machine());
-    let lines: Vec<_> = findings.iter().map(Finding::to_string).collect();
+    let mut diagnoses = engine(&monitor, node).await?;
+    diagnoses.extend(machine());
+    let lines: Vec<_> = diagnoses.iter().map(Diagnosis::to_string).collect();
     render::print(&lines.join("\n"))?;
-    let fails = findings
+    let fails = diagnoses
         .iter()
-        .any(|finding| finding.ability == Ability::Cannot);
+        .any(|diagnosis| diagnosis.ability == Ability::Cannot);
     Ok(if fails { Exit::NotReady } else { Exit::Ready })
 }
 
@@ -107,56 +108,68 @@ pub(super) async fn run(arguments: DoctorArguments) -> anyhow::Result<Exit> {
 async fn engine(
     arguments: &MonitorArguments,
     node: Option<NodeName>,
-) -> anyhow::Result<Vec<Finding>> {
+) -> anyhow::Result<Vec<Diagnosis>> {
     let ChosenHost { host, by } = arguments.host()?;
     let engine = DockerEngine::new(host.clone());
     let by_now = || Instant::now() + CALL_LIMIT;
-    let About {
+    let EngineInfo {
         product,
         version,
         api,
         remaps_users,
-    } = match engine.about(by_now()).await {
+    } = match engine.info(by_now()).await {
         Ok(about) => about,
         Err(error) => {
             let said = format!("{:#} ({by})", anyhow::Error::from(error));
             let remedy =
                 "see to that, start the engine, or name another one (--docker-host, DOCKER_HOST)";
             return Ok(vec![
-                Finding::new(Ability::Cannot, "engine", said).remedy(remedy),
+                Diagnosis::new(Ability::Cannot, "engine", said).remedy(remedy),
             ]);
         }
     };
     let said = format!("{product} {version} (API {api}) at {host} ({by})");
-    let mut findings = vec![Finding::new(Ability::Can, "engine", said)];
-    findings.push(match engine.events(None, by_now()).await {
-        Ok(_) => Finding::new(
+    let mut diagnoses = vec![Diagnosis::new(Ability::Can, "engine", said)];
+    diagnoses.push(match engine.events(None, by_now()).await {
+        Ok(_) => Diagnosis::new(
             Ability::Can,
             "events",
             "what happens to containers is told at once",
         ),
-        Err(error) => Finding::new(
+        Err(error) => Diagnosis::new(
             Ability::Limited,
             "events",
             format!("{:#}", anyhow::Error::from(error)),
         )
         .remedy("waits poll the engine instead: nothing has to be done"),
     });
-    let found = match node {
-        Some(node) => running(&engine, &node.to_string()).await?,
-        None => any_running(&engine, &arguments.options()).await?,
+    let (found, wanted) = match node {
+        Some(node) => (running(&engine, node.as_str()).await, node.to_string()),
+        None => (
+            any_running(&engine, &arguments.options()).await,
+            "with the label of a role".to_owned(),
+        ),
     };
-    let Some(container) = found else {
-        let said = "no container with the label of a role runs, so no way into one was tried";
-        let remedy = "start one, or name a container that runs: readyd doctor NODE";
-        findings.push(Finding::new(Ability::Untried, "nodes", said).remedy(remedy));
-        return Ok(findings);
+    let container = match found {
+        Ok(Some(container)) => container,
+        Ok(None) => {
+            let said = format!("no container {wanted} runs, so no way into one was tried");
+            let remedy = "start one, or name a container that runs: readyd doctor NODE";
+            diagnoses.push(Diagnosis::new(Ability::Untried, "nodes", said).remedy(remedy));
+            return Ok(diagnoses);
+        }
+        Err(error) => {
+            let said = format!("{:#}", anyhow::Error::from(error));
+            let remedy = "see to that: readyd cannot look at containers";
+            diagnoses.push(Diagnosis::new(Ability::Cannot, "nodes", said).remedy(remedy));
+            return Ok(diagnoses);
+        }
     };
-    findings.extend(ways(&engine, arguments, &container, remaps_users).await);
-    Ok(findings)
+    diagnoses.extend(ways(&engine, arguments, &container, remaps_users).await);
+    Ok(diagnoses)
 }
 
-async fn running(engine: &DockerEngine, name: &str) -> anyhow::Result<Option<Container>> {
+async fn running(engine: &DockerEngine, name: &str) -> Result<Option<Container>, EngineError> {
     let found = engine.inspect(name, Instant::now() + CALL_LIMIT).await?;
     Ok(found.filter(|container| container.state == State::Running))
 }
@@ -165,7 +178,7 @@ async fn running(engine: &DockerEngine, name: &str) -> anyhow::Result<Option<Con
 async fn any_running(
     engine: &DockerEngine,
     options: &Options,
-) -> anyhow::Result<Option<Container>> {
+) -> Result<Option<Container>, EngineError> {
     let listed = engine.list(Instant::now() + CALL_LIMIT).await?;
     for container in listed.iter().take(CONTAINERS) {
         let is_node = |container: &Container| {
@@ -187,8 +200,8 @@ async fn ways(
     arguments: &MonitorArguments,
     container: &Container,
     remaps_users: bool,
-) -> Vec<Finding> {
-    let mut findings = Vec::new();
+) -> Vec<Diagnosis> {
+    let mut diagnoses = Vec::new();
     for (link, what, good) in [
         (
             LinkChoice::Host,
@@ -206,9 +219,9 @@ async fn ways(
             "nodes are looked at by a command for each question",
         ),
     ] {
-        findings.push(match way(engine, arguments, container, link).await {
-            Ok(()) => Finding::new(Ability::Can, what, good),
-            Err(said) => Finding::new(Ability::Limited, what, said).remedy(match link {
+        diagnoses.push(match way(engine, arguments, container, link).await {
+            Ok(()) => Diagnosis::new(Ability::Can, what, good),
+            Err(said) => Diagnosis::new(Ability::Limited, what, said).remedy(match link {
                 LinkChoice::Host if remaps_users => {
                     "the engine remaps users (userns-remap): the next way is taken by itself"
                 }
@@ -220,13 +233,13 @@ async fn ways(
             }),
         });
     }
-    if findings.iter().all(|way| way.ability != Ability::Can) {
-        for finding in &mut findings {
-            finding.ability = Ability::Cannot;
-            finding.remedy = format!("no way leads into {}: see the causes", container.name);
+    if diagnoses.iter().all(|way| way.ability != Ability::Can) {
+        for diagnosis in &mut diagnoses {
+            diagnosis.ability = Ability::Cannot;
+            diagnosis.remedy = format!("no way leads into {}: see the causes", container.name);
         }
     }
-    findings
+    diagnoses
 }
 
 /// Tries a way into a node, by a question that every node can answer.
@@ -264,7 +277,7 @@ async fn way(
         Err(MonitorError::CouldNotTell { source, .. }) => {
             let said = source.to_string();
             // That no other way was to be taken is the point here.
-            let cause = said.split(" (readyd may take no other way").next();
+            let cause = said.split(NO_OTHER_WAY).next();
             Err(cause.unwrap_or_default().to_owned())
         }
         Err(error) => Err(error.to_string()),
@@ -272,34 +285,34 @@ async fn way(
 }
 
 /// Examines the limits of this machine.
-fn machine() -> Vec<Finding> {
-    let mut findings = Vec::new();
+fn machine() -> Vec<Diagnosis> {
+    let mut diagnoses = Vec::new();
     let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances");
     if let Some(limit) = limit
         .ok()
         .and_then(|limit| limit.trim().parse::<u64>().ok())
     {
         let said = format!("fs.inotify.max_user_instances is {limit} on this machine");
-        findings.push(if limit >= INOTIFY {
-            Finding::new(Ability::Can, "inotify", said)
+        diagnoses.push(if limit >= INOTIFY {
+            Diagnosis::new(Ability::Can, "inotify", said)
         } else {
             let nodes = limit / INOTIFY_PER_NODE;
             let said =
                 format!("{said}: more than {nodes} nodes with systemd do not finish their boot");
-            Finding::new(Ability::Limited, "inotify", said)
+            Diagnosis::new(Ability::Limited, "inotify", said)
                 .remedy("on the engine's machine: sysctl -w fs.inotify.max_user_instances=8192")
         });
     }
     if let Ok(limit) = rlimit::getrlimit(rlimit::Resource::NOFILE) {
         let (soft, _) = limit;
         let said = format!("readyd may open {soft} files");
-        findings.push(if soft >= FILES {
-            Finding::new(Ability::Can, "files", said)
+        diagnoses.push(if soft >= FILES {
+            Diagnosis::new(Ability::Can, "files", said)
         } else {
-            Finding::new(Ability::Limited, "files", said).remedy(format!(
+            Diagnosis::new(Ability::Limited, "files", said).remedy(format!(
                 "for 20,000 waits, raise the hard limit to {FILES} (ulimit -n, or LimitNOFILE= of the unit)"
             ))
         });
     }
-    findings
+    diagnoses
 }

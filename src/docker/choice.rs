@@ -193,7 +193,7 @@ struct Configuration {
 /// A context, as far as it is read.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Context {
+struct DockerContext {
     name: String,
     #[serde(default)]
     endpoints: Endpoints,
@@ -280,10 +280,10 @@ fn named(name: &str, by: &str) -> ChosenBy {
 }
 
 /// Finds a context, and the name of its directory, which is a digest of the context's name.
-fn find(meta: &Path, name: &str, by: &str) -> Result<(Context, PathBuf), InvalidEngine> {
+fn find(meta: &Path, name: &str, by: &str) -> Result<(DockerContext, PathBuf), InvalidEngine> {
     let mut known = Vec::new();
     for entry in fs::read_dir(meta).into_iter().flatten().flatten() {
-        let Some(context) = read::<Context>(&entry.path().join("meta.json"))? else {
+        let Some(context) = read::<DockerContext>(&entry.path().join("meta.json"))? else {
             continue;
         };
         if context.name == name {

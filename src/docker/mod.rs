@@ -141,7 +141,7 @@ impl DockerEngine {
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct About {
+pub struct EngineInfo {
     /// The engine's product: Docker or Podman.
     pub product: &'static str,
     /// Its version.
@@ -154,7 +154,7 @@ pub struct About {
 
 impl DockerEngine {
     /// Asks the engine what it is.
-    pub async fn about(&self, by: Instant) -> Result<About, EngineError> {
+    pub async fn info(&self, by: Instant) -> Result<EngineInfo, EngineError> {
         let action = "asking for the engine's version".to_owned();
         self.call(action, by, |client| async move {
             let Client { docker, is_podman } = client;
@@ -165,7 +165,7 @@ impl DockerEngine {
                     .iter()
                     .any(|name| option.contains(name))
             };
-            Ok(About {
+            Ok(EngineInfo {
                 product: if is_podman { "Podman" } else { "Docker" },
                 version: bounded(&version.unwrap_or_default()),
                 api: docker.client_version().to_string(),

@@ -110,6 +110,9 @@ pub(crate) const HOST: &str = "host";
 pub(crate) const BRIDGE: &str = "bridge";
 pub(crate) const EXEC: &str = "exec";
 
+/// The beginning of what an error adds where the one way that may be taken does not work.
+pub(crate) const NO_OTHER_WAY: &str = " (readyd may take no other way";
+
 /// Makes links for a test.
 #[cfg(test)]
 pub(crate) type Maker = Arc<dyn Fn(&crate::container::Container) -> Arc<dyn Link> + Send + Sync>;

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 #[cfg(target_os = "linux")]
 use super::host::{HostLink, Threads};
 use super::{
-    EXEC, Greeting, HOST, Link, LinkChoice, LinkError, Reply, Target, Wanted, bridge::BridgeLink,
-    exec::ExecLink,
+    EXEC, Greeting, HOST, Link, LinkChoice, LinkError, NO_OTHER_WAY, Reply, Target, Wanted,
+    bridge::BridgeLink, exec::ExecLink,
 };
 use crate::{
     inbox::Inbox,
@@ -394,8 +394,7 @@ impl NodeLink {
                         (error, self.choice != LinkChoice::Auto)
                     {
                         let choice = self.choice;
-                        *why =
-                            format!("{why} (readyd may take no other way: its link is {choice})");
+                        *why = format!("{why}{NO_OTHER_WAY}: its link is {choice})");
                     }
                     return reply;
                 }
