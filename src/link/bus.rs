@@ -24,6 +24,9 @@ pub(super) const BUS_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 3;
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 
+/// How the error begins that says that a bus has no socket.
+pub(super) const NO_SOCKET: &str = "there is no /";
+
 /// When connections to a node's bus were made, whichever link made them.
 #[derive(Debug, Default)]
 pub(super) struct BusConnections(Mutex<VecDeque<Instant>>);
@@ -139,9 +142,28 @@ impl BusSlot {
 fn may_have_started_one(connected: &Result<Bus, LinkError>) -> bool {
     match connected {
         Err(LinkError::NotRunning) => false,
-        Err(LinkError::NoBus(why)) => !["No such file", "refused"]
+        Err(LinkError::NoBus(why)) => ![NO_SOCKET, "No such file", "refused"]
             .iter()
             .any(|words| why.contains(words)),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_reached_nobody_has_started_no_bus() {
+        let said = |why: &str| may_have_started_one(&Err(LinkError::NoBus(why.to_owned())));
+        for reached_nobody in [
+            "there is no /run/dbus/system_bus_socket",
+            "its socket: Connection refused",
+            "Failed to connect to bus: No such file or directory",
+        ] {
+            assert!(!said(reached_nobody), "{reached_nobody}");
+        }
+        assert!(said("it closed the connection"));
+        assert!(!may_have_started_one(&Err(LinkError::NotRunning)));
     }
 }

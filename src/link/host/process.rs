@@ -19,7 +19,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::super::{LinkError, cgroup::names};
+use super::super::{LinkError, bus::NO_SOCKET, cgroup::names};
 use crate::{container::ContainerId, text::said};
 
 /// How many bytes of /proc/PID/cgroup are read. Each hierarchy has a line of at most a path's
@@ -125,7 +125,7 @@ impl Process {
         let socket =
             self.below(path, OFlags::PATH | OFlags::CLOEXEC)
                 .map_err(|error| match error {
-                    Errno::NOENT => LinkError::NoBus(format!("there is no /{path}")),
+                    Errno::NOENT => LinkError::NoBus(format!("{NO_SOCKET}{path}")),
                     Errno::SRCH => LinkError::NotRunning,
                     Errno::NOSYS | Errno::PERM => LinkError::Unusable(
                         "not from outside: this kernel has no openat2".to_owned(),
