@@ -11,7 +11,8 @@
 //! - Nothing is left once the last client has gone (law 4).
 //!
 //! The test prints a seed that breaks a promise. `READYD_SEED=N` runs that seed again,
-//! `READYD_STEPS=N` sets the number of steps, and `READYD_SECONDS=N` limits the time.
+//! `READYD_STEPS=N` sets the number of steps, and `READYD_SECONDS=N` how long they may take: a run that
+//! plays fewer steps fails.
 
 mod chance;
 mod link;
@@ -22,7 +23,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -382,18 +383,37 @@ fn whatever_happens_the_promises_hold() {
     }
     let steps = variable("READYD_STEPS").unwrap_or(40_000);
     let base = fastrand::u64(..u64::from(u32::MAX));
-    let mut verdicts = BTreeMap::new();
+    let end = base + steps / EACH;
     println!("seeds from {base} on, {EACH} steps each");
-    let budget = Duration::from_secs(variable("READYD_SECONDS").unwrap_or(120));
+    let budget = Duration::from_secs(variable("READYD_SECONDS").unwrap_or(600));
     let start = std::time::Instant::now();
-    let mut done = 0;
-    for seed in (base..base + steps / EACH).take_while(|_| start.elapsed() < budget) {
-        for (verdict, count) in played(seed, EACH) {
-            *verdicts.entry(verdict).or_insert(0) += count;
+    let next = AtomicU64::new(base);
+    let verdicts = Mutex::new(BTreeMap::new());
+    // Each seed has a world and a clock of its own, so that one core more plays one seed more.
+    let play_all = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= end {
+                return;
+            }
+            assert!(
+                start.elapsed() < budget,
+                "{budget:?} were too short for {steps} steps: {} seeds were played",
+                seed - base
+            );
+            for (verdict, count) in played(seed, EACH) {
+                *verdicts.lock().unwrap().entry(verdict).or_insert(0) += count;
+            }
         }
-        done += EACH;
-    }
-    println!("{done} steps, without a violation: {verdicts:?}");
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(play_all);
+        }
+    });
+    let verdicts = verdicts.into_inner().unwrap();
+    println!("{steps} steps, without a violation: {verdicts:?}");
     // A world in which no node is ever ready would prove nothing.
     for verdict in ["ready", "terminal", "timed out"] {
         assert!(verdicts.contains_key(verdict), "{verdicts:?}");
