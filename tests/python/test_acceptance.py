@@ -323,7 +323,10 @@ def test_a_container_that_is_restarted_while_it_is_waited_for_ends_the_wait(wait
     waiting.until(lambda report: report.probes[0].outcome == pb.OUTCOME_PASSED)
     docker("restart", "--time", "0", node.name)
     result = assert_terminal(waiting.end(), node.name, "container")
-    assert f"container {node.name} is exited" in result.message
+    # On a busy machine the engine starts the next run before anybody can see that the last has ended.
+    is_exited = f"container {node.name} is exited"
+    is_another_run = f"container {node.name} has ended, and was started again"
+    assert is_exited in result.message or is_another_run in result.message
 
 
 def test_a_paused_container_fails_and_is_said_to_be_paused(wait, stub, paused):
