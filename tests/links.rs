@@ -343,7 +343,14 @@ fn as_a_user(arguments: &[&str]) -> Output {
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open.clone()).unwrap();
     let program = directory.path().join("readyd");
-    std::fs::copy(env!("CARGO_BIN_EXE_readyd"), &program).unwrap();
+    // Not by this process: whatever another test starts meanwhile would hold the file open for writing for
+    // a moment, and nobody could execute it.
+    let mut copy = Command::new("cp");
+    let copied = copy
+        .arg(env!("CARGO_BIN_EXE_readyd"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     std::fs::set_permissions(&program, open).unwrap();
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let mut command = if is_root {
