@@ -194,7 +194,12 @@ fn complaint(error: LinkError, said: &str) -> LinkError {
     let mut said = clean(said, false);
     truncate(&mut said, 200);
     match error {
-        LinkError::Broken(_) if !said.is_empty() => LinkError::NoBus(said),
+        LinkError::Broken(_) if !said.is_empty() => LinkError::NoBus {
+            reached_nobody: ["No such file", "refused"]
+                .iter()
+                .any(|words| said.contains(words)),
+            why: said,
+        },
         // The output was not D-Bus. Mostly it is an engine's message that nothing could be run.
         LinkError::Node(error) => {
             LinkError::Unusable(format!("systemd-stdio-bridge does not answer: {error}"))
@@ -248,5 +253,28 @@ impl Link for BridgeLink {
 
     async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer> {
         Reply::by(BRIDGE, self.commands.ask(question, by).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_reached_nobody_has_started_no_bus() {
+        let reached_nobody = |said: &str| {
+            let broken = LinkError::Broken("its connection ended".to_owned());
+            match complaint(broken, said) {
+                LinkError::NoBus { reached_nobody, .. } => reached_nobody,
+                other => panic!("{other:?}"),
+            }
+        };
+        for nobody in [
+            "Failed to connect to bus: No such file or directory",
+            "Failed to connect to bus: Connection refused",
+        ] {
+            assert!(reached_nobody(nobody), "{nobody}");
+        }
+        assert!(!reached_nobody("it closed the connection"));
     }
 }

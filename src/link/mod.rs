@@ -179,8 +179,12 @@ pub(crate) enum LinkError {
         limit: Option<Duration>,
     },
     /// The node was reached, but no system bus listens there; mostly it does not listen yet.
-    #[error("the node has no D-Bus yet: {0}")]
-    NoBus(String),
+    #[error("the node has no D-Bus yet: {why}")]
+    NoBus {
+        why: String,
+        /// Whether the attempt to connect came to nobody, and so cannot have started a bus.
+        reached_nobody: bool,
+    },
     /// The node was reached but cannot reply: the command does not exist there, say.
     #[error("{0}")]
     Node(Reason),
@@ -200,7 +204,7 @@ impl LinkError {
             Self::Broken(_) | Self::Unusable(_) => ReasonCode::EngineUnreachable,
             Self::NotRunning => ReasonCode::ContainerEnded,
             Self::Slow { .. } => ReasonCode::NoAnswer,
-            Self::NoBus(_) => ReasonCode::BusUnavailable,
+            Self::NoBus { .. } => ReasonCode::BusUnavailable,
             Self::Node(reason) => reason.code(),
         }
     }

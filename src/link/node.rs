@@ -380,7 +380,7 @@ impl NodeLink {
                     self.replace(&link, way + 1, again);
                     remade = false;
                 }
-                Err(LinkError::NoBus(why)) if self.choice == LinkChoice::Auto => {
+                Err(LinkError::NoBus { why, .. }) if self.choice == LinkChoice::Auto => {
                     if self.target.is_young() {
                         return reply;
                     }

@@ -644,9 +644,10 @@ impl NodeSession {
                 Ok(_) => QueryError::node(&error),
                 Err(error) => error.into(),
             },
-            (error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus(_)), _) => {
-                QueryError::node(&error)
-            }
+            (
+                error @ (LinkError::Slow { .. } | LinkError::Node(_) | LinkError::NoBus { .. }),
+                _,
+            ) => QueryError::node(&error),
             (
                 error @ (LinkError::Engine(_) | LinkError::Busy { .. } | LinkError::Unusable(_)),
                 _,

@@ -19,7 +19,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::super::{LinkError, bus::NO_SOCKET, cgroup::names};
+use super::super::{LinkError, cgroup::names};
 use crate::{container::ContainerId, text::said};
 
 /// How many bytes of /proc/PID/cgroup are read. Each hierarchy has a line of at most a path's
@@ -118,33 +118,33 @@ impl Process {
     /// This may hang for as long as a mount in the container does. So may the connection itself,
     /// which asks the file system for permission.
     pub(super) fn connect(&self, path: &str, id: &ContainerId) -> Result<UnixStream, LinkError> {
-        let failed = |what: &str, error: Errno| {
-            let why = said(&error.into());
-            exhausted(error).unwrap_or_else(|| LinkError::NoBus(format!("{what}: {why}")))
-        };
         let socket =
             self.below(path, OFlags::PATH | OFlags::CLOEXEC)
                 .map_err(|error| match error {
-                    Errno::NOENT => LinkError::NoBus(format!("{NO_SOCKET}{path}")),
+                    Errno::NOENT => LinkError::NoBus {
+                        why: format!("there is no /{path}"),
+                        reached_nobody: true,
+                    },
                     Errno::SRCH => LinkError::NotRunning,
                     Errno::NOSYS | Errno::PERM => LinkError::Unusable(
                         "not from outside: this kernel has no openat2".to_owned(),
                     ),
-                    error => failed(&format!("/{path}"), error),
+                    error => no_bus(&format!("/{path}"), error),
                 })?;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-        let stream = stream.map_err(|error| failed("a socket", error))?;
+        let stream = stream.map_err(|error| no_bus("a socket", error))?;
         // The link in /proc leads to the opened socket, wherever its path leads by now. The
         // connection does not wait for the peer to accept: if no peer accepts, it is refused.
         let name = SocketAddrUnix::new(format!("/proc/self/fd/{}", socket.as_raw_fd()));
         let connected = name.and_then(|name| connect(&stream, &name));
-        connected.map_err(|error| failed("its socket", error))?;
+        connected.map_err(|error| no_bus("its socket", error))?;
         let peer = socket_peercred(&stream).map(|peer| peer.pid.as_raw_nonzero().get());
         if !peer.is_ok_and(|pid| is_of(pid, id)) {
-            return Err(LinkError::NoBus(
-                "its socket leads out of the container".to_owned(),
-            ));
+            return Err(LinkError::NoBus {
+                why: "its socket leads out of the container".to_owned(),
+                reached_nobody: false,
+            });
         }
         Ok(stream.into())
     }
@@ -185,6 +185,14 @@ pub(super) fn exhausted(error: Errno) -> Option<LinkError> {
     ours.then(|| LinkError::Busy {
         what: "the node".to_owned(),
         why: "readyd has run out of open files or of memory",
+    })
+}
+
+/// The error of an attempt to connect to a node's bus that failed there.
+fn no_bus(what: &str, error: Errno) -> LinkError {
+    exhausted(error).unwrap_or_else(|| LinkError::NoBus {
+        why: format!("{what}: {}", said(&error.into())),
+        reached_nobody: matches!(error, Errno::NOENT | Errno::CONNREFUSED),
     })
 }
 
@@ -241,5 +249,33 @@ mod tests {
             assert!(matches!(error, LinkError::Unusable(_)), "{error:?}");
         }
         assert!(!is_of(0, &id) && !is_of(1, &id));
+    }
+
+    #[test]
+    fn an_attempt_that_failed_says_whether_it_reached_a_bus() {
+        let reached_nobody = |error| match no_bus("its socket", error) {
+            LinkError::NoBus { reached_nobody, .. } => reached_nobody,
+            other => panic!("{other:?}"),
+        };
+        assert!(reached_nobody(Errno::NOENT) && reached_nobody(Errno::CONNREFUSED));
+        assert!(!reached_nobody(Errno::ACCESS) && !reached_nobody(Errno::AGAIN));
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_has_started_no_bus() {
+        let number = std::process::id();
+        let process = Process {
+            pidfd: pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap(),
+            proc: folder(&format!("/proc/{number}")).unwrap(),
+            shares_clock: true,
+            shares_network: true,
+        };
+        let id = ContainerId("ab".repeat(32));
+        let error = process.connect("there/is/no/socket", &id).unwrap_err();
+        assert!(
+            matches!(&error, LinkError::NoBus { why, reached_nobody: true }
+                if why == "there is no /there/is/no/socket"),
+            "{error:?}"
+        );
     }
 }
