@@ -15,10 +15,9 @@ use readyd::{
 use support::{
     conformance::{self, World},
     podman::Podman,
-    proxy::socket,
     real::{
-        self, BOOKWORM, ME, check, docker, monitor_at, readyd_command, request, snapshot, stderr,
-        stdout, unique,
+        self, BOOKWORM, ME, check, docker, monitor_at, readyd_as_a_user, readyd_command, request,
+        snapshot, socket, stderr, stdout, unique,
     },
     tls::Authority,
 };
@@ -332,34 +331,6 @@ async fn an_engine_that_cannot_be_meant_is_refused() {
     assert!(code == 2 && said.contains("docker/config.json cannot be read: EOF"));
 }
 
-/// Runs readyd as a user who may use the engine's socket and nothing else; returns what it printed.
-fn unprivileged(arguments: &[&str]) -> String {
-    use std::os::unix::fs::MetadataExt as _;
-    let readyd = readyd_command(&[]);
-    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-    let mut command = if is_root {
-        // The folder of the build may be closed to others.
-        let own = directory.path().join("readyd");
-        // Not by this process: what another test starts meanwhile would hold the file open for writing.
-        let mut copy = std::process::Command::new("cp");
-        let copied = copy.arg(readyd.get_program()).arg(&own).status();
-        assert!(copied.unwrap().success());
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(directory.path(), open).unwrap();
-        let group = std::fs::metadata(socket()).unwrap().gid().to_string();
-        let mut command = std::process::Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", &group, "--clear-groups"]);
-        command.arg(own);
-        command
-    } else {
-        std::process::Command::new(readyd.get_program())
-    };
-    let output = command.args(arguments).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    stdout(&output)
-}
-
 /// Whoever asks is told what works, and what to do about the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_tells_what_works() {
@@ -383,7 +354,9 @@ async fn the_doctor_tells_what_works() {
     }
 
     // Without root, nothing is looked at from outside, and all else works.
-    let said = unprivileged(&["doctor", &name.0]);
+    let output = readyd_as_a_user(&["doctor", &name.0]);
+    assert!(output.status.success(), "{output:?}");
+    let said = stdout(&output);
     for line in [
         "limited  host      not from outside: looking at the container's process takes root\n",
         "run readyd as root on the engine's own machine",

@@ -8,8 +8,6 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -24,8 +22,8 @@ use readyd::{
 };
 use rstest::rstest;
 use support::real::{
-    BOOKWORM, Cluster, FORKY, ME, Node, booted, check, docker, eventually, monitor, reason,
-    request, snapshot, stdout, unique,
+    BOOKWORM, Cluster, FORKY, ME, Node, booted, check, docker, eventually, monitor,
+    readyd_as_a_user, reason, request, snapshot, stdout, unique,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -336,43 +334,6 @@ async fn very_many_failed_units_are_named_as_far_as_they_fit(
     }
 }
 
-/// Runs the program as a user who is not root but may use Docker.
-fn as_a_user(arguments: &[&str]) -> Output {
-    // If only root has access to the build folder, other users cannot run the program there.
-    let directory = tempfile::tempdir().unwrap();
-    let open = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(directory.path(), open.clone()).unwrap();
-    let program = directory.path().join("readyd");
-    // Not by this process: whatever another test starts meanwhile would hold the file open for writing for
-    // a moment, and nobody could execute it.
-    let mut copy = Command::new("cp");
-    let copied = copy
-        .arg(env!("CARGO_BIN_EXE_readyd"))
-        .arg(&program)
-        .status();
-    assert!(copied.unwrap().success());
-    std::fs::set_permissions(&program, open).unwrap();
-    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let mut command = if is_root {
-        let group = std::fs::metadata("/var/run/docker.sock").unwrap().gid();
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid=65534", "--regid=65534"])
-            .arg(format!("--groups={group}"))
-            .arg(&program);
-        command
-    } else {
-        Command::new(&program)
-    };
-    let output = command
-        .args(arguments)
-        .env_remove("READYD_SERVER")
-        .output()
-        .unwrap();
-    println!("as a user, {arguments:?}: {output:?}");
-    output
-}
-
 #[rstest]
 fn without_root_the_bridge_is_taken_and_without_a_bridge_an_exec(
     #[values(BOOKWORM, FORKY)] suite: &str,
@@ -380,7 +341,8 @@ fn without_root_the_bridge_is_taken_and_without_a_bridge_an_exec(
     let node = Node::start(suite, &unique("user"), &[]);
     booted(&node);
     let checked = |extra: &[&str]| {
-        let output = as_a_user(&[&["check", &node.0, "munge", "--output", "json"], extra].concat());
+        let output =
+            readyd_as_a_user(&[&["check", &node.0, "munge", "--output", "json"], extra].concat());
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let via = said["report"]["via"]
             .as_str()

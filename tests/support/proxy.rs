@@ -6,11 +6,12 @@
 //! identifies the call.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use super::real::socket;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -228,13 +229,4 @@ async fn twice(client: &mut UnixStream, engine: &mut UnixStream) -> std::io::Res
             client.write_all(said).await?;
         }
     }
-}
-
-/// Returns the path of the engine's own socket.
-pub fn socket() -> PathBuf {
-    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    let path = host
-        .strip_prefix("unix://")
-        .unwrap_or("/var/run/docker.sock");
-    Path::new(path).to_owned()
 }

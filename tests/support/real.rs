@@ -11,7 +11,8 @@ use readyd::{
 };
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -184,6 +185,41 @@ pub fn readyd_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_readyd"));
     command.args(arguments).env_remove("READYD_SERVER");
     command
+}
+
+/// Returns the path of the engine's own socket.
+pub fn socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let path = host
+        .strip_prefix("unix://")
+        .unwrap_or("/var/run/docker.sock");
+    Path::new(path).to_owned()
+}
+
+/// Runs the program as a user who is not root but may use Docker.
+pub fn readyd_as_a_user(arguments: &[&str]) -> Output {
+    let mut command = readyd_command(&[]);
+    // If only root has access to the build folder, other users cannot run the program there.
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), open.clone()).unwrap();
+        let program = directory.path().join("readyd");
+        // Not by this process: whatever another test starts meanwhile would hold the file open for writing
+        // for a moment, and nobody could execute it.
+        run(Command::new("cp").arg(command.get_program()).arg(&program));
+        std::fs::set_permissions(&program, open).unwrap();
+        let group = std::fs::metadata(socket()).unwrap().gid();
+        command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534"])
+            .arg(format!("--groups={group}"))
+            .arg(program)
+            .env_remove("READYD_SERVER");
+    }
+    let output = command.args(arguments).output().unwrap();
+    println!("as a user, {arguments:?}: {output:?}");
+    output
 }
 
 pub fn stdout(output: &Output) -> String {
