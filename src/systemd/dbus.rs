@@ -22,10 +22,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 use zbus::{Connection, DynamicType, OwnedObjectPath, OwnedVariant, Type, conn::Builder};
 
-use super::{jobs::microseconds, signals::Listeners, stream::ByteStream};
+use super::{
+    jobs::microseconds,
+    signals::Listeners,
+    stream::ByteStream,
+    values::{hex, number, pid, text, word},
+};
 use crate::{
     inbox::Inbox,
-    text::{clean, truncate},
     unit::{FAILED_UNITS, JOBS, Job, SystemdState, Unit, UnitQuestion, is_booting},
 };
 
@@ -468,35 +472,6 @@ struct Service {
     exec_pid: u32,
     /// When the main process started, in microseconds.
     started: u64,
-}
-
-/// A word from the node, cleaned, and no longer than a unit's name may be (systemd.unit(5)).
-fn word(said: &str) -> String {
-    let mut word = clean(said, false);
-    truncate(&mut word, 255);
-    word
-}
-
-fn text(value: &OwnedVariant) -> String {
-    <&str>::try_from(value).map_or_else(|_| String::new(), str::to_owned)
-}
-
-fn number(value: &OwnedVariant) -> Option<u64> {
-    u64::try_from(value).ok()
-}
-
-fn pid(value: &OwnedVariant) -> u32 {
-    u32::try_from(value).unwrap_or(0)
-}
-
-/// Formats an `ay`, such as an invocation id, as systemctl prints it.
-fn hex(value: &OwnedVariant) -> String {
-    let bytes = value
-        .try_clone()
-        .ok()
-        .and_then(|value| Vec::<u8>::try_from(value).ok());
-    let digits = |byte: &u8| format!("{byte:02x}");
-    bytes.iter().flatten().map(digits).collect()
 }
 
 fn handshake_error(error: zbus::Error) -> DbusError {

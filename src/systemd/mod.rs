@@ -6,3 +6,4 @@ mod log_file;
 pub(crate) mod signals;
 pub(crate) mod stream;
 pub(crate) mod systemctl;
+mod values;

@@ -25,7 +25,8 @@
 //! | `schedule` | every constant of time, each with its reason |
 //! | `clients`, `probe_set` | who waits, for which probes |
 //! | `found`, `report_builder`, `status`, `publish` | what is told, and what of it is news |
-//! | `session` | one run of a node's container: queries, and what it means to have no reply |
+//! | `session` | one run of a node's container, and what it means to have no reply |
+//! | `probe_query` | a probe's own query, question by question |
 //! | `one_shot` | one look at a node, by the same evaluation |
 //! | `feed` | the engine's events, one subscription for all nodes |
 //! | `registry`, `context` | starting and ending actors; what they share |
@@ -47,6 +48,7 @@ mod interpret;
 mod last_words;
 mod one_shot;
 mod plan;
+mod probe_query;
 mod probe_set;
 mod prompt;
 mod publish;
