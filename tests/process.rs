@@ -6,7 +6,12 @@
 
 mod support;
 
-use std::{io::Write as _, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use readyd::{
     monitor::{LinkChoice, NodeState, Options, Verdict, WaitEvent, WaitRequest},
@@ -213,6 +218,42 @@ async fn a_process_that_is_missing_is_named(
         "does not listen on a TCP port",
     )
     .await;
+}
+
+/// From outside, the end of a daemon is told, and nobody has to look for it.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_daemon_is_noticed_at_once(#[values(BOOKWORM, FORKY)] suite: &'static str) {
+    let network = Network::create();
+    let entry = format!("{MUNGE}sh -c 'while :; do sleep 1; done'");
+    let node = network.node(suite, "plain", &[PROCESS], &entry);
+    start(&node);
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let long = WaitRequest {
+        probes: vec![Probe::named("munge").unwrap()],
+        poll_interval: minutes(1),
+        stable_for: minutes(5),
+        limit: Some(minutes(10)),
+        ..request(&[&node.0])
+    };
+    let monitor = monitor(LinkChoice::Host);
+    let mut wait = monitor.wait(&ME, long);
+    let mut killed = None;
+    let noticed = loop {
+        let WaitEvent::Node(report) = wait.next().await.unwrap() else {
+            panic!("the wait has ended");
+        };
+        let munge = &report.probes[0].result;
+        if munge.is_passed() && killed.is_none() {
+            in_node(&node.0, "pkill -KILL munged");
+            killed = Some(Instant::now());
+        } else if let Some(killed) = killed {
+            assert_eq!(munge.code(), Some(ReasonCode::ProcessMissing), "{report:?}");
+            break killed.elapsed();
+        }
+    };
+    // It would be looked for again after a minute.
+    assert!(noticed < Duration::from_secs(20), "{noticed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,18 @@ pub(crate) trait Link: Send + Sync {
 
     /// Queries a port or a command.
     async fn ask(&self, question: &Question, by: Instant) -> Reply<Answer>;
+
+    /// Whether it is certain, at a glance, that no process of that name runs in the node. Where a look
+    /// takes more than a glance, it is not.
+    fn is_surely_missing(&self, _process: &'static str) -> bool {
+        false
+    }
+
+    /// Completes once that process of the node, in the node's own numbering, has ended; never, where
+    /// this link is not told.
+    async fn process_end(&self, _pid: u32) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// A reply or an error, and the way by which the node was reached for it.

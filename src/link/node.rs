@@ -303,6 +303,18 @@ impl NodeLink {
         Vec::new()
     }
 
+    /// Whether it is certain, at a glance, that no process of that name runs in the node.
+    pub(crate) fn is_surely_missing(&self, process: &'static str) -> bool {
+        let (_, link) = self.current();
+        link.is_surely_missing(process)
+    }
+
+    /// Completes once that process of the node has ended; never, where nobody tells.
+    pub(crate) async fn process_end(&self, pid: u32) {
+        let (_, link) = self.current();
+        link.process_end(pid).await;
+    }
+
     /// The node is said to have no systemd, whose boot a command could disturb.
     pub(crate) fn expect_no_systemd(&self) {
         self.target.is_up();

@@ -45,6 +45,8 @@ pub(crate) struct Listening {
     pub(crate) finding: Finding,
     /// The address of a TCP socket on which the daemon listens, if it does.
     pub(crate) address: Option<SocketAddr>,
+    /// The process by which the daemon passes, if it does.
+    pub(crate) process: Option<u32>,
 }
 
 impl Daemon {
@@ -85,16 +87,17 @@ impl Daemon {
             return Listening {
                 finding: outcome.into(),
                 address,
+                process: Some(process.pid),
             };
         }
-        let finding = if self.listens == Listens::Nowhere && begun().next().is_some() {
-            Finding::passed()
-        } else {
-            self.silent(active, &own)
-        };
+        let runs = begun().next().filter(|_| self.listens == Listens::Nowhere);
         Listening {
-            finding,
+            finding: match runs {
+                Some(_) => Finding::passed(),
+                None => self.silent(active, &own),
+            },
             address: None,
+            process: runs.map(|process| process.pid),
         }
     }
 

@@ -165,6 +165,9 @@ impl NodeActor {
                 self.queries
                     .query_probe(probe, query, unit, newer_than, now);
             }
+            Command::Watch(key, query, watch, pacing) => {
+                self.queries.watch(key, query, watch, pacing);
+            }
         }
     }
 

@@ -5,9 +5,10 @@ use tokio::time::Instant;
 use super::{
     cached::Cached,
     probe_set::Mode,
-    schedule::{ENGINE_RETURN, RESYNC, SLOW_BOOT, earlier},
+    schedule::{CONFIGURATION, ENGINE_RETURN, RESYNC, SLOW_BOOT, earlier},
     session::{ENGINE, SystemdReply},
     state::{Answer, EngineBack, NodeState},
+    watch::Watch,
 };
 use crate::{
     container::{Container, State},
@@ -78,12 +79,16 @@ impl NodeState {
         let poll = self.poll();
         let systemd = self.systemd.value();
         let subscribed = systemd.is_some_and(SystemdReply::is_subscribed);
+        let reply = answer.cached.value();
+        let is_watched = reply.is_some_and(|reply| matches!(reply.watch, Watch::Start(_)));
         let due = match (stops, stands_with_unit) {
+            // A setting may say by now that the node does without.
+            (true, _) if is_watched => Some(after(answered, CONFIGURATION.max(poll))),
             (true, _) => Some(self.retry_at(&answer.cached)),
             (false, true) if subscribed => None,
             (false, _) => Some(after(answered, poll)),
         };
-        let again = answer.cached.value().and_then(|reply| reply.again);
+        let again = reply.and_then(|reply| reply.again);
         due.map(|due| again.map_or(due, |again| due.max(again)))
     }
 

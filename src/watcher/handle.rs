@@ -12,7 +12,8 @@ use super::{
     schedule::BANNER_AGES,
     session::{ProbeReply, QueryError, SystemdReply},
     span::Span,
-    state::{Command, EngineBack, Input, Inspected, LastSeen, NodeState},
+    state::{Command, EngineBack, Input, Inspected, LastSeen, NodeState, Pacing},
+    watch::Watch,
 };
 use crate::{
     container::{Container, State},
@@ -33,6 +34,7 @@ impl NodeState {
             Input::Inspected(inspected, span) => self.handle_inspected(inspected, span, now),
             Input::Systemd(reply) => self.handle_systemd(reply, now),
             Input::Probe(key, query, reply) => self.handle_probe(&key, query, reply),
+            Input::Changed(key, query) => self.handle_change(&key, query),
             Input::News => self.schedule.quiet_since = now,
             Input::Idle => self.abandon_queries(),
         }
@@ -256,9 +258,25 @@ impl NodeState {
             answer.cached.abandon();
             return;
         }
-        let span = reply.span;
+        let (span, watch) = (reply.span, reply.watch.clone());
         let prompt = answer.cached.store(reply, span, factor);
         self.set_prompt(prompt);
+        if watch != Watch::Nothing {
+            let pacing = Pacing {
+                quiet_since: self.schedule.quiet_since,
+                poll: self.poll(),
+            };
+            let watch = Command::Watch(key.clone(), query, watch, pacing);
+            self.intake.commands.push(watch);
+        }
+    }
+
+    /// What a probe's own query was answered need not be so any more.
+    fn handle_change(&mut self, key: &ProbeKey, query: u64) {
+        let answer = self.answers.get_mut(key);
+        if let Some(answer) = answer.filter(|answer| answer.query == query) {
+            answer.cached.invalidate(Some(&Prompt::poll()));
+        }
     }
 
     /// Stores a reply that was asked for without a plan, by a look of its own.

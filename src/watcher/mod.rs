@@ -26,7 +26,7 @@
 //! | `clients`, `probe_set` | who waits, for which probes |
 //! | `found`, `report_builder`, `status`, `publish` | what is told, and what of it is news |
 //! | `session` | one run of a node's container, and what it means to have no reply |
-//! | `probe_query` | a probe's own query, question by question |
+//! | `probe_query`, `watch` | a probe's own query, question by question; what would change its reply |
 //! | `one_shot` | one look at a node, by the same evaluation |
 //! | `feed` | the engine's events, one subscription for all nodes |
 //! | `registry`, `context` | starting and ending actors; what they share |
@@ -62,6 +62,7 @@ mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub(crate) use cached::Freshness;
 pub(crate) use context::{Caller, Context};

@@ -15,6 +15,7 @@ use super::{
     schedule::CONFIGURATION,
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
+    watch::Watch,
 };
 use crate::{
     link::{LinkError, Reply, Support, Wanted},
@@ -46,6 +47,7 @@ impl NodeSession {
             return self.greeting(ask, port, unit, newer_than, by).await;
         }
         let start = self.now();
+        let mut watch = Watch::Nothing;
         // One allocation, in place of room for every kind of query in each of them.
         let asking: BoxFuture<'_, Reply<Finding>> = match probe.kind() {
             ProbeKind::Custom(custom) => {
@@ -54,10 +56,11 @@ impl NodeSession {
                     result: self.check(probe, custom).await,
                     span: Span::new(start, self.now()),
                     again: None,
+                    watch: Watch::Nothing,
                 };
             }
             ProbeKind::Builtin(method) => match method {
-                Method::Daemon(daemon) => Box::pin(self.daemon(daemon, unit, by)),
+                Method::Daemon(daemon) => Box::pin(self.daemon(daemon, unit, &mut watch, by)),
                 Method::UnitAndAnswer(_, ask) if unit.is_some_and(Unit::is_at_rest) => {
                     Box::pin(self.started_by_hand(probe, ask, unit, by))
                 }
@@ -71,10 +74,10 @@ impl NodeSession {
                     None => Box::pin(self.answer(ask, unit, by)),
                 },
                 Method::Process(daemon, unless) => {
-                    Box::pin(self.process(daemon, unless.as_ref(), by))
+                    Box::pin(self.process(daemon, unless.as_ref(), &mut watch, by))
                 }
                 Method::ProcessAndAnswer(process, ask) => {
-                    Box::pin(self.process_and_answer(process, ask, by))
+                    Box::pin(self.process_and_answer(process, ask, &mut watch, by))
                 }
                 Method::Container
                 | Method::Healthcheck
@@ -94,6 +97,7 @@ impl NodeSession {
             result,
             span: Span::new(start, self.now()),
             again: (is_setting && has_answered).then(|| self.now() + CONFIGURATION),
+            watch,
         }
     }
 
@@ -140,12 +144,14 @@ impl NodeSession {
                 result: Ok(finding),
                 span,
                 again,
+                watch: Watch::Nothing,
             },
             Err(error) => ProbeReply {
                 via,
                 result: Err(error),
                 span: Span::new(start, self.now()),
                 again: None,
+                watch: Watch::Nothing,
             },
         }
     }
@@ -182,6 +188,7 @@ impl NodeSession {
                 result: Ok(finding),
                 span: Span::new(start, self.now()),
                 again: None,
+                watch: Watch::Nothing,
             }),
             Understood::Perhaps | Understood::No => None,
         }
@@ -263,9 +270,15 @@ impl NodeSession {
 
     /// Looks for the process of a daemon without a unit. Where none runs, a setting may say that the node
     /// does without it.
-    async fn process(&self, daemon: &Daemon, unless: Option<&Ask>, by: Instant) -> Reply<Finding> {
+    async fn process(
+        &self,
+        daemon: &Daemon,
+        unless: Option<&Ask>,
+        watch: &mut Watch,
+        by: Instant,
+    ) -> Reply<Finding> {
         self.link.expect_no_systemd();
-        let found = self.daemon(daemon, None, by).await;
+        let found = self.daemon(daemon, None, watch, by).await;
         let is_missing = |finding: &Finding| {
             matches!(&finding.judgement, Judgement::Clear(outcome)
                 if outcome.code() == Some(ReasonCode::ProcessMissing))
@@ -284,7 +297,10 @@ impl NodeSession {
         }
         let setting = self.judged(unless, None, by).await;
         match &setting.result {
-            Ok(finding) if finding.has_passed() => setting,
+            Ok(finding) if finding.has_passed() => {
+                *watch = Watch::Nothing;
+                setting
+            }
             Ok(_) | Err(LinkError::Node(_)) => {
                 known().insert(daemon.name(), self.now());
                 found
@@ -298,6 +314,7 @@ impl NodeSession {
         &self,
         process: &'static str,
         ask: &Ask,
+        watch: &mut Watch,
         by: Instant,
     ) -> Reply<Finding> {
         self.link.expect_no_systemd();
@@ -310,9 +327,14 @@ impl NodeSession {
         match result.map(|processes| processes.first().map(|process| process.pid)) {
             Ok(Some(pid)) => {
                 let start = format!("process {pid}");
-                self.answer_of(ask, None, start, by).await
+                let answered = self.answer_of(ask, None, start, by).await;
+                if answered.result.as_ref().is_ok_and(Finding::has_passed) {
+                    *watch = Watch::End(pid);
+                }
+                answered
             }
             Ok(None) => {
+                *watch = self.watch_for_start(&[process]);
                 let why = format!("no process of {process} runs");
                 let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
                 Reply { via, result }
@@ -326,7 +348,13 @@ impl NodeSession {
 
     /// Looks for the processes of a daemon and for where they listen, and asks the daemon there if it
     /// serves, where it can tell.
-    async fn daemon(&self, daemon: &Daemon, unit: Option<&Unit>, by: Instant) -> Reply<Finding> {
+    async fn daemon(
+        &self,
+        daemon: &Daemon,
+        unit: Option<&Unit>,
+        watch: &mut Watch,
+        by: Instant,
+    ) -> Reply<Finding> {
         let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
         let (mut via, mut processes) = ("", Vec::new());
         for process in daemon.processes {
@@ -348,7 +376,18 @@ impl NodeSession {
                 break;
             }
         }
-        let Listening { finding, address } = daemon.judge(unit, &processes);
+        let Listening {
+            finding,
+            address,
+            process,
+        } = daemon.judge(unit, &processes);
+        *watch = match process {
+            // systemd signals the end of a unit's process.
+            _ if unit.is_some() => Watch::Nothing,
+            Some(pid) => Watch::End(pid),
+            None if processes.is_empty() => self.watch_for_start(daemon.processes),
+            None => Watch::Nothing,
+        };
         let listens = Reply {
             via,
             result: Ok(finding),

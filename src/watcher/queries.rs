@@ -1,8 +1,8 @@
 //! The queries of one node in flight: commands start them, and they end as inputs.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
@@ -10,13 +10,14 @@ use super::{
     schedule::QUERY_LIMIT,
     session::NodeSession,
     span::Span,
-    state::Input,
+    state::{Input, Pacing},
+    watch::Watch,
 };
 use crate::{
     container::Container,
     inbox::Inbox,
     node::NodeName,
-    probe::Probe,
+    probe::{Probe, ProbeKey},
     unit::{Unit, UnitQuestion},
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Queries {
     inspection: Option<Query>,
     systemd: Option<Query>,
     probes: FuturesUnordered<Query>,
+    /// What is awaited that would change a reply, one for each probe.
+    watches: Vec<(ProbeKey, Query)>,
 }
 
 impl Queries {
@@ -52,6 +55,7 @@ impl Queries {
             inspection: None,
             systemd: None,
             probes: FuturesUnordered::new(),
+            watches: Vec::new(),
         }
     }
 
@@ -64,6 +68,7 @@ impl Queries {
             input = next(&mut self.inspection) => input,
             input = next(&mut self.systemd) => input,
             Some(input) = self.probes.next(), if !self.probes.is_empty() => input,
+            input = first(&mut self.watches) => input,
         }
     }
 
@@ -78,6 +83,7 @@ impl Queries {
         self.session = None;
         self.systemd = None;
         self.probes = FuturesUnordered::new();
+        self.watches.clear();
     }
 
     /// Drops every query, and keeps the session.
@@ -85,6 +91,7 @@ impl Queries {
         self.inspection = None;
         self.systemd = None;
         self.probes = FuturesUnordered::new();
+        self.watches.clear();
     }
 
     pub(super) fn renew_link(&self) {
@@ -125,12 +132,47 @@ impl Queries {
         let Some(session) = self.session.clone() else {
             return;
         };
+        // What is known is asked for anew, so nothing has to be awaited for it.
+        self.watches.retain(|(key, _)| *key != probe.key());
         self.probes.push(Box::pin(async move {
             let by = now + QUERY_LIMIT;
             let reply = session.probe(&probe, unit.as_ref(), newer_than, by).await;
             Input::Probe(probe.key(), query, reply)
         }));
     }
+
+    /// Awaits what would change the reply to a probe's own query, in place of what was awaited before.
+    pub(super) fn watch(&mut self, key: ProbeKey, query: u64, watch: Watch, pacing: Pacing) {
+        let Some(session) = self.session.clone() else {
+            return;
+        };
+        self.watches.retain(|(other, _)| *other != key);
+        let awaited = key.clone();
+        let watching = Box::pin(async move {
+            let Pacing { quiet_since, poll } = pacing;
+            session.changed(&watch, quiet_since, poll).await;
+            Input::Changed(key, query)
+        });
+        self.watches.push((awaited, watching));
+    }
+}
+
+/// Completes with the input of the first watch that ends; never, if there is none.
+async fn first(watches: &mut Vec<(ProbeKey, Query)>) -> Input {
+    poll_fn(|context| {
+        let ended = watches.iter_mut().enumerate().find_map(|(at, (_, watch))| {
+            match watch.poll_unpin(context) {
+                Poll::Ready(input) => Some((at, input)),
+                Poll::Pending => None,
+            }
+        });
+        let Some((at, input)) = ended else {
+            return Poll::Pending;
+        };
+        drop(watches.swap_remove(at));
+        Poll::Ready(input)
+    })
+    .await
 }
 
 /// Completes with the input of a query; never, if it is not in flight.

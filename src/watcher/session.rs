@@ -17,6 +17,7 @@ use super::{
     probe_set::Mode,
     schedule::{ENGINE_LAG, STILL_RUNNING},
     span::Span,
+    watch::Watch,
 };
 use crate::{
     container::Container,
@@ -69,6 +70,7 @@ pub(super) struct ProbeReply {
     pub(super) span: Span,
     /// When it may be asked for again; `None` if at any time.
     pub(super) again: Option<Instant>,
+    pub(super) watch: Watch,
 }
 
 /// Why there is no reply.

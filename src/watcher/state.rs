@@ -16,6 +16,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    time::Duration,
 };
 
 use fastrand::Rng;
@@ -32,6 +33,7 @@ use super::{
     session::{ProbeReply, SystemdReply},
     span::Span,
     status::SeenRun,
+    watch::Watch,
 };
 use crate::{
     container::{Container, State},
@@ -58,6 +60,8 @@ pub(super) enum Input {
     Systemd(SystemdReply),
     /// The reply to a probe's own query of that number.
     Probe(ProbeKey, u64, ProbeReply),
+    /// Something has happened that may have changed the reply to a probe's own query of that number.
+    Changed(ProbeKey, u64),
     /// A status was published that says something new.
     News,
     /// Nobody wants anything any more.
@@ -80,6 +84,17 @@ pub(super) enum Command {
     /// Run a probe's own query, which has that number; with the unit behind it, if there is one, and
     /// when what is known was asked for.
     QueryProbe(Probe, u64, Option<Unit>, Option<Instant>),
+    /// Await what would change the reply to a probe's own query of that number.
+    Watch(ProbeKey, u64, Watch, Pacing),
+}
+
+/// How often what is only seen at a glance is glanced at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pacing {
+    /// Since when nothing new has been seen.
+    pub(super) quiet_since: Instant,
+    /// The shortest interval that a client polls at.
+    pub(super) poll: Duration,
 }
 
 impl fmt::Display for Input {
@@ -110,6 +125,7 @@ impl fmt::Display for Input {
                 let (result, took) = (&reply.result, reply.span.took());
                 write!(f, "{key}: {result:?} (via {}) after {took:?}", reply.via)
             }
+            Self::Changed(key, _) => write!(f, "{key} may have changed"),
             Self::News => f.write_str("news"),
             Self::Idle => f.write_str("no client is left"),
         }
@@ -128,6 +144,7 @@ impl fmt::Display for Command {
                 write!(f, "query systemd: {}", question.units.join(", "))
             }
             Self::QueryProbe(probe, ..) => write!(f, "query {}: {}", probe.name(), probe.asks()),
+            Self::Watch(key, _, watch, _) => write!(f, "await what changes {key}: {watch:?}"),
         }
     }
 }
@@ -308,7 +325,7 @@ impl NodeState {
     }
 
     /// The shortest interval that a client polls at.
-    pub(super) fn poll(&self) -> std::time::Duration {
+    pub(super) fn poll(&self) -> Duration {
         let intervals = self.wanted.iter().map(|set| set.interval);
         intervals.min().unwrap_or(RESYNC)
     }

@@ -195,6 +195,16 @@ fn glance(
     Some(found)
 }
 
+/// Whether a glance shows that no process of that name runs in the node.
+pub(super) fn is_surely_missing(proc: &OwnedFd, process: &'static str, id: &ContainerId) -> bool {
+    let question = DaemonQuestion {
+        process,
+        main_pid: None,
+        about: About::Start,
+    };
+    glance(proc, &question, id).is_some_and(|found| found.is_empty())
+}
+
 impl Look<'_> {
     /// The numbers of the node's processes.
     fn pids(&self, most: usize) -> Result<Vec<u32>, Errno> {

@@ -228,4 +228,22 @@ impl Link for HostLink {
             Question::Command(_) => Reply::by(BRIDGE, self.commands.ask(question, by).await),
         }
     }
+
+    fn is_surely_missing(&self, process: &'static str) -> bool {
+        let Some((first, proc)) = self.process.get().zip(self.proc.get()) else {
+            return false;
+        };
+        // A node that has ended has no processes, but that is not what was asked.
+        daemon::is_surely_missing(proc, process, &self.target.container.id) && !first.has_ended()
+    }
+
+    async fn process_end(&self, pid: u32) {
+        if let Some(process) = self.process.get()
+            && let Some(own) = process.find(pid, &self.target.container.id)
+            && own.end().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
 }

@@ -1,7 +1,7 @@
 //! The first process of a container, as the host sees it.
 
 use std::{
-    io::Read as _,
+    io::{self, Read as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::net::UnixStream,
@@ -10,7 +10,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat},
+    fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat},
     io::Errno,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
@@ -19,12 +19,17 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+use tokio::net::unix::pipe;
+
 use super::super::{LinkError, cgroup::names};
 use crate::{container::ContainerId, text::said};
 
 /// How many bytes of /proc/PID/cgroup are read. Each hierarchy has a line of at most a path's
 /// length.
 const CGROUP_CAP: u64 = 64 * 1024;
+
+/// How many descendants of a container's first process are looked at to find one.
+const DESCENDANTS: usize = 1024;
 
 /// How many times a path is resolved while concurrent renames keep interrupting that.
 const RENAMES: usize = 100;
@@ -95,6 +100,35 @@ impl Process {
         };
         // A pidfd becomes readable when its process ends.
         poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Completes when the process ends.
+    pub(super) async fn end(&self) -> io::Result<()> {
+        // A pidfd is awaited as a pipe is: it becomes readable.
+        let ended = pipe::Receiver::from_owned_fd_unchecked(self.pidfd.try_clone()?)?;
+        ended.readable().await
+    }
+
+    /// The process of the container that has this number in the node, if it descends from this one.
+    pub(super) fn find(&self, number: u32, id: &ContainerId) -> Option<Self> {
+        let level = namespaces(&self.proc)?.len().checked_sub(1)?;
+        let mut found = vec![*namespaces(&self.proc)?.first()?];
+        let mut seen = 0;
+        while let Some(parent) = found.pop() {
+            let proc = folder(&format!("/proc/{parent}")).ok()?;
+            if namespaces(&proc).and_then(|numbers| numbers.get(level).copied()) == Some(number) {
+                let process = Self::open(parent, id).ok()?;
+                // The number may have become another process's meanwhile.
+                let numbers = namespaces(&process.proc)?;
+                return (numbers.get(level) == Some(&number)).then_some(process);
+            }
+            seen += 1;
+            if seen == DESCENDANTS {
+                return None;
+            }
+            found.extend(children(&proc));
+        }
+        None
     }
 
     /// Whether the node's monotonic clock is this machine's.
@@ -205,6 +239,35 @@ pub(super) fn is_of(pid: i32, id: &ContainerId) -> bool {
     let proc = folder(&format!("/proc/{pid}"));
     let cgroup = proc.and_then(|proc| read(&proc, "cgroup"));
     cgroup.is_ok_and(|cgroup| names(&text(cgroup), id))
+}
+
+/// The numbers that a process has, from this process's namespace down to its own (`NSpid` in proc(5)).
+fn namespaces(proc: &OwnedFd) -> Option<Vec<u32>> {
+    let status = text(read(proc, "status").ok()?);
+    let numbers = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    let numbers = numbers.split_ascii_whitespace().map(str::parse);
+    numbers.collect::<Result<_, _>>().ok()
+}
+
+/// The children of a process, by the number of each in this process's namespace.
+fn children(proc: &OwnedFd) -> Vec<u32> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(threads) = openat(proc, "task", flags, Mode::empty()) else {
+        return Vec::new();
+    };
+    let mut children = Vec::new();
+    for thread in Dir::read_from(&threads).into_iter().flatten().flatten() {
+        let name = thread.file_name().to_string_lossy().into_owned();
+        let own = read(&threads, &format!("{name}/children")).map(text);
+        let own = own.unwrap_or_default();
+        children.extend(
+            own.split_ascii_whitespace()
+                .filter_map(|number| number.parse::<u32>().ok()),
+        );
+    }
+    children
 }
 
 fn folder_flags() -> OFlags {

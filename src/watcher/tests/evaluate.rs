@@ -209,6 +209,7 @@ fn queries_that_follow_each_other_slowly_are_fresh_enough_together() {
             result: Ok(Finding::passed()),
             span: Span::new(core.now - 2 * SECOND, core.now),
             again: None,
+            watch: Watch::Nothing,
         },
     ));
     assert_eq!(core.turn().said(), ["query systemd: munge.service"]);

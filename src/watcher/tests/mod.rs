@@ -22,6 +22,7 @@ use super::{
     span::Span,
     state::{Command, Input, NodeState},
     status::NodeStatus,
+    watch::Watch,
 };
 use crate::{
     container::{Container, ContainerId, Network, State},
@@ -260,6 +261,7 @@ impl Core {
             result: Ok(finding),
             span,
             again: None,
+            watch: Watch::Nothing,
         };
         self.handle(Input::Probe(probe.key(), query, reply));
     }
@@ -305,6 +307,7 @@ impl Core {
             result: Ok(Finding::failed(ReasonCode::UnitInactive, "it needs munge")),
             span: Span::new(self.now, self.now),
             again: Some(self.now + 5 * SECOND),
+            watch: Watch::Nothing,
         };
         self.handle(Input::Probe(key, query, reply));
         turn.commands

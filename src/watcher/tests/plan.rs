@@ -1,7 +1,11 @@
 //! What is asked next, and when.
 
 use super::*;
-use crate::watcher::schedule::RESYNC;
+use crate::{
+    node::Part,
+    probe::ProbeKey,
+    watcher::{cached::Freshness, schedule::RESYNC},
+};
 
 #[test]
 fn at_first_the_container_is_inspected_and_nothing_else() {
@@ -162,4 +166,70 @@ fn while_the_container_is_inspected_nothing_new_begins() {
 fn an_answer_that_no_event_tells_is_asked_for_at_the_poll_interval() {
     let mut core = Core::passed(only("registered"));
     assert_eq!(core.turn().wake.unwrap(), 499 * MS);
+}
+
+/// A node without systemd of which munged was asked for, and this was answered.
+fn asked_for_munged(finding: Finding, watch: Watch) -> (Core, ProbeKey, u64) {
+    let part = Part {
+        role: None,
+        profile: Some(Profile::Process),
+    };
+    let mut core = Core::wanting(vec![ProbeSet::wait(part, vec![probe("munge")])]);
+    core.one_turn();
+    core.inspected(running());
+    let (munge, query) = core.one_turn().probe_query();
+    let reply = ProbeReply {
+        via: "test",
+        result: Ok(finding),
+        span: core.span(),
+        again: None,
+        watch,
+    };
+    core.handle(Input::Probe(munge.key(), query, reply));
+    (core, munge.key(), query)
+}
+
+fn no_munged() -> Finding {
+    Finding::failed(ReasonCode::ProcessMissing, "no process of munged runs")
+}
+
+#[test]
+fn what_is_glanced_at_is_not_polled() {
+    let (mut core, key, query) = asked_for_munged(no_munged(), Watch::Start(vec!["munged"]));
+    let turn = core.one_turn();
+    assert_eq!(
+        turn.said(),
+        ["await what changes munge: Start([\"munged\"])"]
+    );
+    // A setting may say by then that the node does without.
+    assert!(turn.wake.unwrap() > 4 * SECOND, "{:?}", turn.wake);
+    core.handle(Input::Changed(key, query));
+    assert_eq!(core.one_turn().said().len(), 1, "it is asked for");
+}
+
+#[test]
+fn what_is_not_glanced_at_is_polled() {
+    let (mut core, ..) = asked_for_munged(no_munged(), Watch::Nothing);
+    let turn = core.one_turn();
+    assert_eq!(turn.said(), [""; 0]);
+    assert!(turn.wake.unwrap() <= 11 * MS, "{:?}", turn.wake);
+}
+
+#[test]
+fn a_daemon_that_has_ended_does_not_count_until_it_was_looked_for() {
+    let (mut core, key, query) = asked_for_munged(Finding::passed(), Watch::End(7));
+    let turn = core.one_turn();
+    assert_eq!(turn.said()[0], "await what changes munge: End(7)");
+    core.inspected(running());
+    assert_eq!(core.one_turn().progress(), Progress::Passed);
+    core.handle(Input::Changed(key.clone(), query - 1));
+    assert_eq!(
+        core.one_turn().progress(),
+        Progress::Passed,
+        "another query's"
+    );
+    core.handle(Input::Changed(key, query));
+    let turn = core.one_turn();
+    assert_ne!(turn.first().freshness, Freshness::Valid);
+    assert_eq!(turn.said().len(), 1, "it is looked for");
 }

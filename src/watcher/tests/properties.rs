@@ -153,7 +153,10 @@ impl Play {
                     self.asking = false;
                     self.probing.clear();
                 }
-                Command::StartSession(_) | Command::RenewLink | Command::DistrustEvents => {}
+                Command::StartSession(_)
+                | Command::RenewLink
+                | Command::DistrustEvents
+                | Command::Watch(..) => {}
             }
         }
         turn
