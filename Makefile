@@ -8,7 +8,7 @@ NODES := tests/nodes
 # The tests run on nodes of both; another one may be asked for.
 SUITES := $(sort bookworm forky $(READYD_SUITE))
 
-.PHONY: demo demo-down test every-test bench engine image podman
+.PHONY: demo demo-down test every-test bench fuzz mutants engine image podman
 
 demo: engine
 	cargo build --locked
@@ -31,6 +31,16 @@ every-test:
 
 bench: engine image
 	cargo bench --locked --bench nodes --bench waits --bench many
+
+# Every parser of foreign bytes, each for ten minutes; FUZZ_SECONDS=60 and FUZZ=bus say otherwise.
+fuzz:
+	tests/fuzz/run $(or $(FUZZ_SECONDS),600) $(FUZZ)
+
+# Changes the core, the probes and the monitor in every way that a test should notice (.cargo/mutants.toml);
+# takes hours. MUTANTS says more to cargo-mutants: `--shard 1/8`, `--file src/watcher/confirm.rs`.
+mutants:
+	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+	cargo mutants --output target $(MUTANTS)
 
 engine:
 	$(NODES)/engine

@@ -120,6 +120,10 @@ pub mod environment;
 pub mod event;
 #[cfg(feature = "monitor")]
 mod fair;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+#[allow(missing_docs, clippy::panic)]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "monitor")]

@@ -4,6 +4,8 @@ mod certificates;
 mod choice;
 mod error;
 mod events;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod host;
 mod running_exec;
 mod unknown_words;

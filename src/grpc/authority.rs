@@ -397,6 +397,17 @@ fn write_frames(out: &mut Vec<u8>, first: Head, fields: &[u8]) {
     }
 }
 
+/// What h2 would read of these bytes if they came in pieces of that length; none after an error.
+#[cfg(fuzzing)]
+pub(super) fn fuzzed(bytes: &[u8], step: usize) -> Option<Vec<u8>> {
+    let mut filter = Filter::new(16 * 1024);
+    let mut out = Vec::new();
+    for piece in bytes.chunks(step.max(1)) {
+        filter.pass(piece, &mut out).ok()?;
+    }
+    Some(out)
+}
+
 fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

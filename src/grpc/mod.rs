@@ -12,6 +12,8 @@ mod connection;
 mod convert;
 mod deadline;
 mod drain;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod http2_stream;
 mod listen;
 mod server;

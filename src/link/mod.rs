@@ -21,6 +21,8 @@ mod cgroup;
 mod command;
 mod daemon;
 mod exec;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gate;
 mod greetings;
 #[cfg(target_os = "linux")]

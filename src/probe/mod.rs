@@ -42,7 +42,7 @@ use crate::{
     node::{NodeName, Profile, Role},
     question::{PortQuestion, Question},
 };
-use table::TABLE;
+pub(crate) use table::TABLE;
 
 /// A named check of one condition of a node: built in, or the library user's own.
 #[derive(Clone)]

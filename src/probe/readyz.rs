@@ -21,11 +21,43 @@ pub(super) const fn question(port: u16) -> PortQuestion {
     }
 }
 
-/// Returns the status code of an answer; `None` if it is not HTTP.
+/// Returns the status code of an answer; `None` if it does not begin as HTTP does (RFC 9112, section 4).
 pub(super) fn status(sent: &[u8]) -> Option<u16> {
     let sent = String::from_utf8_lossy(sent);
-    let mut words = sent.lines().last()?.split_ascii_whitespace();
-    words.next()?.strip_prefix("HTTP/")?;
-    let code = words.next()?.parse().ok()?;
+    let (version, rest) = sent
+        .lines()
+        .last()?
+        .strip_prefix("HTTP/")?
+        .split_once(' ')?;
+    let [major, b'.', minor] = version.as_bytes() else {
+        return None;
+    };
+    let code = rest.split(' ').next()?;
+    let mut digits = code.bytes().chain([*major, *minor]);
+    let is_well_formed = code.len() == 3 && digits.all(|digit| digit.is_ascii_digit());
+    let code = code.parse().ok().filter(|_| is_well_formed)?;
     (100..600).contains(&code).then_some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_status_line_has_a_code() {
+        for (line, code) in [
+            ("HTTP/1.1 204 No Content\r\n", Some(204)),
+            ("HTTP/1.0 200\r\n", Some(200)),
+            ("HTTP/1.1 404 Not Found", Some(404)),
+            ("HTTP/1. \u{c}200 OK\r\n", None),
+            ("HTTP/1.1  200 OK\r\n", None),
+            ("HTTP/1.1 +20 OK\r\n", None),
+            ("HTTP/1.1 2000 OK\r\n", None),
+            ("HTTP/1.1 099 OK\r\n", None),
+            ("SSH-2.0-OpenSSH 200\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(status(line.as_bytes()), code, "{line:?}");
+        }
+    }
 }

@@ -242,7 +242,7 @@ static REGISTERED: Row = condition(
 );
 
 /// All built-in probes of nodes with systemd, in the order in which they run.
-pub(super) static TABLE: [&Row; 12] = [
+pub(crate) static TABLE: [&Row; 12] = [
     &CONTAINER,
     &HEALTHCHECK,
     &SYSTEMD,
