@@ -15,6 +15,7 @@ use tokio::{io::AsyncWrite, time::Instant};
 use crate::{
     container::{Container, ContainerId},
     event::ContainerEvent,
+    node::Labels,
     reason::ReasonCode,
 };
 
@@ -52,6 +53,12 @@ pub struct ListedContainer {
     pub id: ContainerId,
     /// The container's name.
     pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its state, in the engine's own word; it says nothing that decides.
+    pub state: String,
+    /// Its address in the first of its networks, by the network's name; empty if it has none.
+    pub address: String,
 }
 
 /// A container engine.

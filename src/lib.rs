@@ -15,7 +15,8 @@
 //! | `cli` | arguments, `serve`, the client commands |
 //! | [`grpc`] | the service: requests in, states out, errors to statuses |
 //! | [`client`] | the generated client |
-//! | [`monitor`] | snapshot, check, wait |
+//! | [`monitor`] | snapshot, check, wait, list |
+//! | [`cluster`] | which containers are nodes, and which a selector means |
 //! | `watcher` | following one node for all its clients: what is known, what is asked, what is told |
 //! | `link` | reaching into a node |
 //! | `systemd` | how systemd is asked, and what its answers say |
@@ -108,6 +109,8 @@ while let Some(event) = wait.next().await {
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "monitor")]
+pub mod cluster;
 #[cfg(feature = "monitor")]
 pub mod container;
 #[cfg(feature = "monitor")]

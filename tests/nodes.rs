@@ -687,3 +687,80 @@ fn a_server_leaves_at_once_when_told_to_and_takes_its_socket_along(
     });
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+/// What is listed is what the engine has, and the list says of each node how it is.
+#[rstest]
+#[test]
+fn nodes_are_listed_with_their_state(#[values(BOOKWORM, FORKY)] suite: &'static str) {
+    let realm = unique("list");
+    let labels = |role: &str| {
+        let labels = [
+            format!("sind.realm={realm}"),
+            "sind.cluster=c".to_owned(),
+            format!("sind.role={role}"),
+        ];
+        labels
+            .into_iter()
+            .flat_map(|label| ["--label".to_owned(), label])
+    };
+    let node = |name: &str, role: &str| {
+        let labels: Vec<_> = labels(role).collect();
+        let labels: Vec<_> = labels.iter().map(String::as_str).collect();
+        Node::start(suite, &format!("{realm}-{name}"), &labels)
+    };
+    let (tenth, ninth, boss) = (
+        node("w-10", "submitter"),
+        node("w-9", "submitter"),
+        node("boss", "boss"),
+    );
+    [&tenth, &ninth].into_iter().for_each(booted);
+    docker(&["kill", &ninth.0]);
+    let cluster = format!("{realm}/c");
+    let listed = readyd(&["nodes", "--cluster", &cluster]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let text = stdout(&listed);
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let cells = |line: usize| {
+        (
+            lines[line][0],
+            lines[line][1],
+            lines[line][2],
+            lines[line][3],
+        )
+    };
+    let role = "submitter";
+    assert_eq!(cells(1), (&ninth.0[..], &cluster[..], role, "exited"));
+    assert_eq!(cells(2), (&tenth.0[..], &cluster[..], role, "running"));
+    assert_eq!(cells(3), (&boss.0[..], &cluster[..], "-", "running"));
+    assert!(
+        text.contains("exit code 137") && text.contains("sind.role"),
+        "{text}"
+    );
+    let address = docker(&[
+        "inspect",
+        "--format",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+        &tenth.0,
+    ]);
+    assert_eq!(lines[2][4..], [&address[..], "ready"]);
+
+    let listed = readyd(&[
+        "nodes",
+        "--cluster",
+        &cluster,
+        "--role",
+        role,
+        "--output",
+        "json",
+    ]);
+    let page: serde_json::Value = serde_json::from_str(&stdout(&listed)).unwrap();
+    let nodes = page["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), 2, "{page}");
+    assert_eq!(nodes[1]["report"]["level"], "LEVEL_SERVICES");
+    assert_eq!(nodes[1]["profile"], "PROFILE_SYSTEMD");
+    assert_eq!(nodes[0]["report"]["state"], "NODE_STATE_TERMINAL");
+}

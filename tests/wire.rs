@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use readyd::{
     client::{
-        CheckRequest, ClusterSelector, ListNodesRequest, NodeState, Outcome, SnapshotRequest,
-        Verdict, WaitReadyRequest, wait_ready_response::Event,
+        CheckRequest, ClusterSelector, Heartbeat, Level, ListNodesRequest, NodeState, NodeView,
+        Outcome, SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
     },
     grpc::{Limits, ListenAddress},
 };
@@ -180,12 +180,226 @@ async fn validation_comes_before_unimplemented() {
     assert_eq!(violations[0].field, "cluster.realm");
     let status = served.client.wait_ready(cluster("r")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
-    let status = served
+}
+
+/// Nodes of two clusters, some of them without a label of readyd's.
+fn labelled() -> FakeEngine {
+    let node = |name: &str, labels: &[(&str, &str)]| {
+        let mut node = FakeNode::ready(name, None);
+        let labels = labels.iter();
+        node.container.labels = labels
+            .map(|(key, value)| (format!("sind.{key}"), (*value).to_owned()))
+            .collect();
+        node
+    };
+    let worker = |name: &str| {
+        node(
+            name,
+            &[("realm", "r"), ("cluster", "c"), ("role", "worker")],
+        )
+    };
+    FakeEngine::new([
+        worker("w-10"),
+        worker("w-9"),
+        node(
+            "ctl",
+            &[("realm", "r"), ("cluster", "c"), ("role", "controller")],
+        ),
+        node("odd", &[("realm", "r"), ("cluster", "c"), ("role", "boss")]),
+        node("other", &[("realm", "r"), ("cluster", "b")]),
+        node("plain", &[]),
+    ])
+}
+
+async fn listed(client: &mut Client, request: ListNodesRequest) -> (Vec<String>, String) {
+    let page = client.list_nodes(request).await.unwrap().into_inner();
+    let names = page.nodes.into_iter().map(|node| node.node);
+    (names.collect(), page.next_page_token)
+}
+
+#[tokio::test]
+async fn nodes_are_listed_a_page_at_a_time_while_they_come_and_go() {
+    let fake = labelled();
+    let mut served = serve(&fake, Limits::default()).await;
+    let client = &mut served.client;
+    let all = ListNodesRequest::default();
+    let (names, token) = listed(client, all.clone()).await;
+    assert_eq!(names, ["other", "ctl", "w-9", "w-10", "odd"]);
+    assert_eq!(token, "");
+    let mut first = ListNodesRequest {
+        page_size: 3,
+        cluster: "c".to_owned(),
+        ..all.clone()
+    };
+    let (names, token) = listed(client, first.clone()).await;
+    assert_eq!(names, ["ctl", "w-9", "w-10"]);
+    // The last that was told goes, and others come, one before it and one behind.
+    fake.remove("w-10");
+    for name in ["w-8", "w-11"] {
+        let mut node = FakeNode::ready(name, Some("worker"));
+        node.container.labels.extend([
+            ("sind.realm".to_owned(), "r".to_owned()),
+            ("sind.cluster".to_owned(), "c".to_owned()),
+        ]);
+        fake.put(node);
+    }
+    first.page_token = token;
+    let (names, last) = listed(client, first.clone()).await;
+    assert_eq!(
+        (names, last.as_str()),
+        (vec!["w-11".to_owned(), "odd".to_owned()], "")
+    );
+    for other in [
+        ListNodesRequest {
+            realm: "r".to_owned(),
+            ..first.clone()
+        },
+        ListNodesRequest {
+            roles: vec![3],
+            ..first.clone()
+        },
+        ListNodesRequest {
+            page_token: "made up".to_owned(),
+            ..first.clone()
+        },
+    ] {
+        let status = client.list_nodes(other).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "page_token");
+    }
+    let workers = ListNodesRequest {
+        roles: vec![3, 5],
+        ..all.clone()
+    };
+    assert_eq!(listed(client, workers).await.0, ["w-8", "w-9", "w-11"]);
+    let bad = ListNodesRequest {
+        realm: "a/b".to_owned(),
+        cluster: "x".repeat(129),
+        roles: vec![0, 9],
+        view: 3,
+        page_size: -1,
+        page_token: "x".to_owned(),
+    };
+    let status = client.list_nodes(bad).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    let fields: Vec<_> = violations.iter().map(|bad| bad.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "realm",
+            "cluster",
+            "roles[0]",
+            "roles[1]",
+            "view",
+            "page_size"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_full_list_looks_at_each_node_and_stands_if_one_cannot_be_looked_at() {
+    let fake = labelled();
+    fake.set_unit("ctl", "munge.service", "inactive", "dead");
+    fake.hang("w-9");
+    let mut served = serve(&fake, Limits::default()).await;
+    let full = ListNodesRequest {
+        view: NodeView::Full.into(),
+        ..ListNodesRequest::default()
+    };
+    let page = served.client.list_nodes(full).await.unwrap().into_inner();
+    let report = |name: &str| {
+        let node = page.nodes.iter().find(|node| node.node == name).unwrap();
+        node.report.clone().unwrap()
+    };
+    let ready = report("w-10");
+    assert_eq!(
+        (ready.state(), ready.level()),
+        (NodeState::Ready, Level::Services)
+    );
+    let waiting = report("ctl");
+    assert_eq!(
+        (waiting.state(), waiting.level()),
+        (NodeState::Waiting, Level::Booted)
+    );
+    assert!(waiting.reason.starts_with("munge: "), "{}", waiting.reason);
+    assert_eq!(waiting.probes.last().unwrap().outcome(), Outcome::Skipped);
+    let hung = report("w-9");
+    assert_eq!(
+        (hung.state(), hung.level()),
+        (NodeState::Waiting, Level::Unspecified)
+    );
+    assert_eq!(hung.probes[0].outcome(), Outcome::Unknown);
+    let odd = report("odd");
+    assert!(odd.reason.contains("sind.role"), "{}", odd.reason);
+
+    fake.set_outage(Some("it is gone"));
+    let list = served.client.list_nodes(ListNodesRequest::default()).await;
+    let status = list.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "ENGINE_UNREACHABLE")
+    );
+}
+
+#[tokio::test]
+async fn a_wait_goes_as_far_as_its_level() {
+    let fake = FakeEngine::new([FakeNode::ready("n", Some("worker"))]);
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let mut served = serve(&fake, Limits::default()).await;
+    let wait = |level: Level| WaitReadyRequest {
+        level: level.into(),
+        ..wait_for("n")
+    };
+    let messages = served.client.wait_ready(wait(Level::Booted)).await.unwrap();
+    let (_, result, status) = read(messages.into_inner()).await;
+    let result = result.unwrap();
+    assert!(status.is_none());
+    assert_eq!(result.nodes[0].level(), Level::Booted);
+    let probes = result.nodes[0]
+        .probes
+        .iter()
+        .map(|probe| probe.probe.as_str());
+    assert_eq!(probes.collect::<Vec<_>>(), ["container", "systemd"]);
+    for (level, code, why) in [
+        (Level::Registered, Code::Unimplemented, "NOT_IMPLEMENTED"),
+        (Level::Jobs, Code::FailedPrecondition, "JOBS_NOT_ALLOWED"),
+    ] {
+        let status = served.client.wait_ready(wait(level)).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (code, why));
+    }
+    let both = WaitReadyRequest {
+        probes: vec!["sshd".to_owned()],
+        ..wait(Level::Booted)
+    };
+    let status = served.client.wait_ready(both).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_silent_stream_has_heartbeats() {
+    let fake = waiting();
+    fake.set_unit("n", "munge.service", "inactive", "dead");
+    let mut served = serve(&fake, Limits::default()).await;
+    let request = WaitReadyRequest {
+        heartbeat_interval: Some(Duration::from_secs(1).try_into().unwrap()),
+        ..wait_for("n")
+    };
+    let mut messages = served
         .client
-        .list_nodes(ListNodesRequest {})
+        .wait_ready(request)
         .await
-        .unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
+        .unwrap()
+        .into_inner();
+    let mut beats = Vec::new();
+    while beats.len() < 2 {
+        let message = messages.message().await.unwrap().unwrap();
+        if message.event == Some(Event::Heartbeat(Heartbeat {})) {
+            beats.push(Instant::now());
+        }
+    }
+    assert!(beats[1] - beats[0] >= Duration::from_millis(900));
 }
 
 #[tokio::test]

@@ -3,20 +3,24 @@
 use std::time::Duration;
 
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::{
     CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
     connect::{self, Client},
     progress::Progress,
-    render,
+    render, table,
 };
 use crate::{
     client::{
-        CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, Outcome,
-        SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
+        CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, NodeView,
+        Outcome, SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
     },
-    grpc::{ListenError, profile_number, role_number},
+    grpc::{JOBS_NOT_ALLOWED, ListenError, profile_number, role_number},
 };
+
+/// How long a wait's stream may be silent, so that one can tell it from a dead one.
+const HEARTBEAT: Duration = Duration::from_secs(30);
 
 pub(super) async fn snapshot(arguments: SnapshotArguments) -> anyhow::Result<Exit> {
     let SnapshotArguments { node, role, client } = arguments;
@@ -80,6 +84,7 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         timeout,
         poll_interval,
         stable_for,
+        level,
         keep_waiting,
         client,
     } = arguments;
@@ -108,6 +113,8 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         poll_interval: proto(poll_interval),
         stable_for: proto(stable_for),
         failure_policy: policy.into(),
+        level: level.unwrap_or_default().into(),
+        heartbeat_interval: proto(Some(HEARTBEAT)),
     };
     follow(&mut client, request, output).await
 }
@@ -153,9 +160,44 @@ async fn follow(
 }
 
 pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
-    let NodesArguments { client } = arguments;
+    let NodesArguments {
+        cluster,
+        role,
+        client,
+    } = arguments;
+    let output = client.output;
     let mut client = connect::connect(client).await?;
-    client.service.list_nodes(ListNodesRequest {}).await?;
+    let (realm, cluster) = cluster.unwrap_or_default();
+    let mut request = ListNodesRequest {
+        realm,
+        cluster,
+        roles: role
+            .into_iter()
+            .map(|role| role_number(Some(role)))
+            .collect(),
+        view: NodeView::Full.into(),
+        page_size: 0,
+        page_token: String::new(),
+    };
+    let mut nodes = Vec::new();
+    loop {
+        let page = client
+            .service
+            .list_nodes(request.clone())
+            .await?
+            .into_inner();
+        if output == Output::Json {
+            render::print(&render::json("readyd.v1.ListNodesResponse", &page)?)?;
+        }
+        nodes.extend(page.nodes);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if output == Output::Text {
+        render::print(&table::nodes(&nodes))?;
+    }
     Ok(Exit::Ready)
 }
 
@@ -165,7 +207,12 @@ pub(super) fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<Usage>() || matches!(refused, Some(ListenError::Insecure { .. })) {
         return Exit::Usage;
     }
-    match error.downcast_ref::<Status>().map(Status::code) {
+    let status = error.downcast_ref::<Status>();
+    let reason = status.and_then(StatusExt::get_details_error_info);
+    if reason.is_some_and(|reason| reason.reason == JOBS_NOT_ALLOWED) {
+        return Exit::Usage;
+    }
+    match status.map(Status::code) {
         Some(Code::InvalidArgument) => Exit::Usage,
         Some(Code::DeadlineExceeded) => Exit::TimedOut,
         Some(Code::FailedPrecondition) => Exit::Terminal,

@@ -7,6 +7,7 @@ mod doctor;
 mod progress;
 mod render;
 mod serve;
+mod table;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -251,6 +252,10 @@ struct WaitArguments {
     /// How long every probe has to stay passed
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stable_for: Option<Duration>,
+    /// How far to wait, in place of probes: booted (the node's boot is over) or services (the daemons
+    /// of its role are up) [default: services]
+    #[arg(long, value_name = "LEVEL", conflicts_with = "probe", value_parser = level)]
+    level: Option<crate::client::Level>,
     /// Go on waiting for nodes that have failed for good
     #[arg(long)]
     keep_waiting: bool,
@@ -260,6 +265,12 @@ struct WaitArguments {
 
 #[derive(Debug, Args)]
 struct NodesArguments {
+    /// List only the nodes of this cluster
+    #[arg(long, value_name = "REALM/NAME", value_parser = cluster)]
+    cluster: Option<(String, String)>,
+    /// List only the nodes of this role (repeatable)
+    #[arg(long)]
+    role: Vec<crate::node::Role>,
     #[command(flatten)]
     client: ClientArguments,
 }
@@ -328,6 +339,16 @@ fn label(text: &str) -> Result<(String, String), InvalidValue> {
     }
 }
 
+fn level(text: &str) -> Result<crate::client::Level, InvalidValue> {
+    let name = format!("LEVEL_{}", text.to_uppercase());
+    let level = crate::client::Level::from_str_name(&name);
+    level
+        .filter(|level| *level != crate::client::Level::Unspecified)
+        .ok_or_else(|| {
+            InvalidValue("it should be booted, services, rpc, registered or jobs".to_owned())
+        })
+}
+
 fn cluster(text: &str) -> Result<(String, String), InvalidValue> {
     match text.split_once('/') {
         Some((realm, name)) if !realm.is_empty() && !name.is_empty() => {
@@ -355,6 +376,12 @@ mod tests {
             ("readyd wait", "required"),
             ("readyd wait --cluster r", "REALM/NAME"),
             ("readyd snapshot n --role boss", "the roles are"),
+            ("readyd wait n --level up", "booted, services"),
+            (
+                "readyd wait n --level booted --probe sshd",
+                "cannot be used with",
+            ),
+            ("readyd nodes --cluster c", "REALM/NAME"),
             (
                 "readyd snapshot n --server ftp://x",
                 "http://HOST:PORT or unix:PATH",

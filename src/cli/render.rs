@@ -67,17 +67,23 @@ pub(super) fn json(name: &str, message: &impl Message) -> anyhow::Result<String>
     Ok(String::from_utf8(line.into_inner())?)
 }
 
+/// Returns a role's name; an unset one has none.
+pub(super) fn role(role: Role) -> String {
+    match role {
+        Role::Unspecified => String::new(),
+        role => role
+            .as_str_name()
+            .trim_start_matches("ROLE_")
+            .to_lowercase(),
+    }
+}
+
 /// Renders a snapshot for people.
 pub(super) fn snapshot(response: &SnapshotResponse) -> String {
     let ready = if response.ready { "ready" } else { "not ready" };
-    let role = match response.role() {
-        Role::Unspecified => String::new(),
-        role => format!(
-            " ({})",
-            role.as_str_name()
-                .trim_start_matches("ROLE_")
-                .to_lowercase()
-        ),
+    let role = match role(response.role()).as_str() {
+        "" => String::new(),
+        role => format!(" ({role})"),
     };
     let mut lines = vec![format!("{}{role}: {ready}", response.node)];
     let width = response

@@ -19,7 +19,8 @@ use async_trait::async_trait;
 use bollard::{
     ClientVersion, Docker,
     models::{
-        ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, RestartPolicyNameEnum,
+        ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+        ContainerSummaryStateEnum, HealthStatusEnum, RestartPolicyNameEnum,
     },
     query_parameters::{
         InspectContainerOptions, ListContainersOptionsBuilder, LogsOptionsBuilder,
@@ -209,14 +210,7 @@ impl ContainerEngine for DockerEngine {
                 listed.or_else(unknown_words::listed)
             })
             .await?;
-        let listed = listed.into_iter().filter_map(|summary| {
-            let name = summary.names?.into_iter().next()?;
-            Some(ListedContainer {
-                id: ContainerId(summary.id?),
-                name: name.trim_start_matches('/').to_owned(),
-            })
-        });
-        Ok(listed.collect())
+        Ok(listed.into_iter().filter_map(summarised).collect())
     }
 
     async fn processes(&self, id: &ContainerId, by: Instant) -> Result<usize, EngineError> {
@@ -294,6 +288,35 @@ impl ContainerEngine for DockerEngine {
     ) -> Result<EventStream, EngineError> {
         events::subscribe(self, since, by).await
     }
+}
+
+/// Converts what a list shows of a container; none if it lacks a name or an id.
+fn summarised(summary: ContainerSummary) -> Option<ListedContainer> {
+    // Links of other containers to it are names, too: `/other/alias`.
+    let name = summary.names?.into_iter().find_map(|name| {
+        let name = name.trim_start_matches('/');
+        (!name.contains('/')).then(|| name.to_owned())
+    })?;
+    let networks = summary.network_settings.and_then(|all| all.networks);
+    let mut networks: Vec<_> = networks.into_iter().flatten().collect();
+    networks.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let address = networks.into_iter().next().and_then(|(_, network)| {
+        let known = |address: Option<String>| address.filter(|address| !address.is_empty());
+        known(network.ip_address).or_else(|| known(network.global_ipv6_address))
+    });
+    Some(ListedContainer {
+        id: ContainerId(summary.id?),
+        name,
+        labels: summary.labels.unwrap_or_default(),
+        // What has another word in bollard's list of states has the engine's own as its status.
+        state: match summary.state {
+            Some(ContainerSummaryStateEnum::EMPTY) | None => {
+                bounded(&summary.status.unwrap_or_default())
+            }
+            Some(state) => state.to_string(),
+        },
+        address: bounded(&address.unwrap_or_default()),
+    })
 }
 
 /// Converts the response of an inspection. If an essential field is missing, this returns an error

@@ -4,8 +4,8 @@
 use bollard::{
     errors::Error,
     models::{
-        ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, HealthStatusEnum,
-        RestartPolicyNameEnum,
+        ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+        ContainerSummaryStateEnum, HealthStatusEnum, RestartPolicyNameEnum,
     },
 };
 use serde::de::DeserializeOwned;
@@ -61,7 +61,19 @@ pub(super) fn inspected(refused: Error) -> Result<(ContainerInspectResponse, Oth
 pub(super) fn listed(refused: Error) -> Result<Vec<ContainerSummary>, Error> {
     let answer = content(refused)?;
     let containers = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-    let needed = |container: &Value| json!({ "Id": container["Id"], "Names": container["Names"] });
+    let needed = |container: &Value| {
+        let state = container["State"].as_str();
+        let (word, other) = known::<ContainerSummaryStateEnum>(state);
+        json!({
+            "Id": container["Id"],
+            "Names": container["Names"],
+            "Labels": container["Labels"],
+            "State": word,
+            // Where there is another word for the state, it is here.
+            "Status": other,
+            "NetworkSettings": { "Networks": container["NetworkSettings"]["Networks"] },
+        })
+    };
     let needed = containers.iter().map(needed).collect();
     Ok(serde_json::from_value(Value::Array(needed))?)
 }
@@ -165,12 +177,14 @@ mod tests {
     #[test]
     fn a_list_is_read_whatever_its_words_are() {
         let answer = json!([
-            { "Id": "a", "Names": ["/one"], "State": "stopped" },
+            { "Id": "a", "Names": ["/one"], "State": "stopped", "Status": "Exited (0)" },
             { "Id": "b", "Names": ["/two"], "State": "running" },
         ]);
         let listed = listed(refused::<Vec<ContainerSummary>>(&answer)).unwrap();
         assert_eq!(listed.len(), 2);
         assert_eq!(listed[1].names.as_deref(), Some(&["/two".to_owned()][..]));
+        assert_eq!(listed[0].status.as_deref(), Some("stopped"));
+        assert_eq!(listed[1].state, Some(ContainerSummaryStateEnum::RUNNING));
     }
 
     #[test]

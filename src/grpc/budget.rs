@@ -20,36 +20,63 @@ pub(super) fn fit(result: &mut pb::WaitResult) {
     fit_into(result, MESSAGE_BYTES);
 }
 
+/// Cuts a page until it fits, in the same order; no node is left out.
+pub(super) fn fit_page(page: &mut pb::ListNodesResponse) {
+    shorten(page, MESSAGE_BYTES);
+}
+
 fn fit_into(result: &mut pb::WaitResult, budget: usize) {
-    let fits = |result: &pb::WaitResult| result.encoded_len() <= budget;
-    if fits(result) {
+    shorten(result, budget);
+    if result.encoded_len() > budget {
+        leave_out(result, budget);
+    }
+}
+
+/// A message with reports of nodes.
+trait Reports: prost::Message {
+    fn reports(&mut self) -> impl Iterator<Item = &mut pb::NodeReport>;
+}
+
+impl Reports for pb::WaitResult {
+    fn reports(&mut self) -> impl Iterator<Item = &mut pb::NodeReport> {
+        self.nodes.iter_mut()
+    }
+}
+
+impl Reports for pb::ListNodesResponse {
+    fn reports(&mut self) -> impl Iterator<Item = &mut pb::NodeReport> {
+        self.nodes
+            .iter_mut()
+            .filter_map(|node| node.report.as_mut())
+    }
+}
+
+/// Shortens reports until the message fits, as far as that helps.
+fn shorten(message: &mut impl Reports, budget: usize) {
+    if message.encoded_len() <= budget {
         return;
     }
     for bytes in DETAIL_BYTES {
-        for probe in probes(result) {
+        for probe in probes(message) {
             keep_end(&mut probe.detail, bytes);
         }
-        if fits(result) {
+        if message.encoded_len() <= budget {
             return;
         }
     }
-    for node in &mut result.nodes {
+    for node in message.reports() {
         node.probes
             .retain(|probe| probe.outcome() != pb::Outcome::Passed);
     }
-    if fits(result) {
+    if message.encoded_len() <= budget {
         return;
     }
-    for node in &mut result.nodes {
+    for node in message.reports() {
         keep_start(&mut node.reason);
     }
-    for probe in probes(result) {
+    for probe in probes(message) {
         keep_start(&mut probe.reason);
     }
-    if fits(result) {
-        return;
-    }
-    leave_out(result, budget);
 }
 
 /// Leaves nodes out, and says how many.
@@ -83,9 +110,8 @@ fn leave_out(result: &mut pb::WaitResult, budget: usize) {
     };
 }
 
-fn probes(result: &mut pb::WaitResult) -> impl Iterator<Item = &mut pb::ProbeReport> {
-    let nodes = result.nodes.iter_mut();
-    nodes.flat_map(|node| node.probes.iter_mut())
+fn probes(message: &mut impl Reports) -> impl Iterator<Item = &mut pb::ProbeReport> {
+    message.reports().flat_map(|node| node.probes.iter_mut())
 }
 
 /// Keeps whole lines from the end: a journal says there what has happened.

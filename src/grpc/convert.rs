@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use super::budget;
 use crate::{
+    cluster::ListedNode,
     monitor::{NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
     node::{Profile, Role},
     pb,
-    probe::Outcome,
+    probe::{Level, Outcome},
     reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult, Trigger},
     text::Line,
@@ -22,7 +23,6 @@ pub(super) fn profile_of(profile: pb::Profile) -> Option<Profile> {
 }
 
 /// Returns the number that stands for a profile on the wire.
-#[cfg(feature = "cli")]
 pub(crate) fn profile_number(profile: Option<Profile>) -> i32 {
     let profile = match profile {
         None => pb::Profile::Unspecified,
@@ -162,6 +162,15 @@ pub(super) fn wait_event(event: &WaitEvent) -> pb::WaitReadyResponse {
     }
 }
 
+pub(super) fn heartbeat() -> pb::WaitReadyResponse {
+    use pb::wait_ready_response::Event;
+
+    pb::WaitReadyResponse {
+        observe_time: Some(timestamp(SystemTime::now())),
+        event: Some(Event::Heartbeat(pb::Heartbeat {})),
+    }
+}
+
 fn node_report(report: &NodeReport) -> pb::NodeReport {
     let (state, reason) = match &report.state {
         NodeState::Waiting(reason) => (pb::NodeState::Waiting, Some(reason)),
@@ -183,7 +192,40 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
         trigger_detail: report.trigger_detail.to_string(),
         round: report.round,
         reason: text(reason.map(Reason::as_str)),
+        level: level(report.level).into(),
     }
+}
+
+fn level(level: Option<Level>) -> pb::Level {
+    match level {
+        None => pb::Level::Unspecified,
+        Some(Level::Booted) => pb::Level::Booted,
+        Some(Level::Services) => pb::Level::Services,
+    }
+}
+
+pub(super) fn node(node: &ListedNode, report: Option<&NodeReport>) -> pb::Node {
+    pb::Node {
+        node: node.name.to_string(),
+        container_id: node.id.0.clone(),
+        realm: node.realm.clone(),
+        cluster: node.cluster.clone(),
+        role: role_number(node.role),
+        profile: profile_number(node.profile),
+        container_state: node.state.clone(),
+        address: node.address.clone(),
+        report: report.map(node_report),
+    }
+}
+
+/// Converts a page of nodes, and shortens it to what fits.
+pub(super) fn page(nodes: Vec<pb::Node>, next_page_token: String) -> pb::ListNodesResponse {
+    let mut page = pb::ListNodesResponse {
+        nodes,
+        next_page_token,
+    };
+    budget::fit_page(&mut page);
+    page
 }
 
 fn wait_result(result: &WaitResult) -> pb::WaitResult {

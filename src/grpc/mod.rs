@@ -16,6 +16,7 @@ mod drain;
 pub(crate) mod fuzzing;
 mod http2_stream;
 mod listen;
+mod page_token;
 mod server;
 mod service;
 mod status;
@@ -27,3 +28,5 @@ pub use drain::{DRAIN_LIMIT, Drain, Drainer};
 pub use listen::{InvalidListenAddress, ListenAddress, ListenError, Listener};
 pub use server::Server;
 pub use service::{Limits, Readiness};
+#[cfg(feature = "cli")]
+pub(crate) use status::JOBS_NOT_ALLOWED;

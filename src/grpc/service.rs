@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -16,20 +16,27 @@ use tonic::{Request, Response, Status};
 use super::{
     convert, deadline,
     drain::{DRAIN_LIMIT, Drain},
-    http2_stream, status,
+    http2_stream,
+    page_token::PageTokens,
+    status,
     validate::{self, ValidWait},
 };
 use crate::{
+    cluster::ListedNode,
     environment::after,
-    monitor::{Monitor, MonitorError, Wait, WaitEvent, WaitRequest, WaitResult},
+    monitor::{Monitor, MonitorError, NodePage, Wait, WaitEvent, WaitRequest, WaitResult},
     node::{Identity, NodeName},
     pb::{self, readiness_service_server::ReadinessService},
+    probe::Level,
     quota::Quota,
 };
 
 /// How long a snapshot or a check may go on once a drain has started. The time that remains is for
 /// the error that reports the drain to the client.
 const LAST_ANSWERS: Duration = DRAIN_LIMIT.saturating_sub(Duration::from_secs(1));
+
+/// How many nodes of a page are looked at at once.
+const LOOKS_OF_A_PAGE: usize = 32;
 
 /// The limits of a server.
 #[derive(Debug, Clone)]
@@ -80,6 +87,7 @@ pub struct Readiness {
     /// Held while a wait begins to follow its nodes: they are counted before.
     following: Mutex<()>,
     drain: Drain,
+    tokens: PageTokens,
 }
 
 impl Readiness {
@@ -94,6 +102,7 @@ impl Readiness {
             following: Mutex::default(),
             limits,
             drain,
+            tokens: PageTokens::default(),
         }
     }
 
@@ -143,6 +152,18 @@ impl Readiness {
             let what = format!("snapshots and checks of {node}");
             status::full(&what, self.limits.looks_per_node)
         })?;
+        let late = |left| status::deadline(Some(node), probe, left);
+        let looked = self.within(left, late, look).await?;
+        looked.map_err(|error| status::monitor(&error, probe))
+    }
+
+    /// Runs a unary call within the caller's deadline, and as long as a drain leaves.
+    async fn within<T>(
+        &self,
+        left: Option<Duration>,
+        late: impl Fn(Duration) -> Status,
+        call: impl Future<Output = T>,
+    ) -> Result<T, Status> {
         let mut drain = self.drain.clone();
         let drained = async {
             drain.started().await;
@@ -156,10 +177,36 @@ impl Readiness {
         };
         tokio::select! {
             biased;
-            looked = look => looked.map_err(|error| status::monitor(&error, probe)),
-            () = deadline => Err(status::deadline(node, probe, left.unwrap_or_default())),
+            ended = call => Ok(ended),
+            () = deadline => Err(late(left.unwrap_or_default())),
             () = drained => Err(status::draining()),
         }
+    }
+
+    /// Lists a page of nodes, and looks at each if that is wanted.
+    async fn page(
+        &self,
+        identity: &Identity,
+        list: &validate::List,
+    ) -> Result<pb::ListNodesResponse, Status> {
+        let page = self
+            .monitor
+            .list(identity, &list.selector, list.behind.as_ref(), list.size)
+            .await;
+        let NodePage { nodes, next, .. } = page.map_err(|error| status::monitor(&error, None))?;
+        let next = next.map(|next| self.tokens.write(&next, &list.selector));
+        let look = async |node: ListedNode| {
+            if !list.is_full {
+                return convert::node(&node, None);
+            }
+            let report = self.monitor.look(identity, &node, Level::Services).await;
+            convert::node(&node, Some(&report))
+        };
+        let looks = stream::iter(nodes).map(look).buffered(LOOKS_OF_A_PAGE);
+        Ok(convert::page(
+            looks.collect().await,
+            next.unwrap_or_default(),
+        ))
     }
 }
 
@@ -219,23 +266,47 @@ impl ReadinessService for Readiness {
         });
         let wait =
             validate::wait(request.get_ref(), longest).map_err(|bad| status::invalid(&bad))?;
-        let ValidWait::Nodes(wait) = wait else {
-            return Err(status::unimplemented("waiting for a cluster by its labels"));
+        let (wait, heartbeat) = match wait {
+            ValidWait::Nodes(wait, heartbeat) => (wait, heartbeat),
+            ValidWait::Beyond(pb::Level::Jobs) => return Err(status::jobs_not_allowed()),
+            ValidWait::Beyond(level) => {
+                let what = format!("waiting for {}", level.as_str_name());
+                return Err(status::unimplemented(&what));
+            }
+            ValidWait::Cluster => {
+                return Err(status::unimplemented("waiting for a cluster by its labels"));
+            }
         };
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
         let limit = wait.limit.unwrap_or(longest);
         let read = limit.saturating_add(self.limits.unread);
         http2_stream::end_at(Some(after(Instant::now(), read)));
         let wait = self.follow(&identity(&request), wait)?;
-        Ok(Response::new(messages(wait, self.drain.clone(), permit)))
+        Ok(Response::new(messages(
+            wait,
+            heartbeat,
+            self.drain.clone(),
+            permit,
+        )))
     }
 
     async fn list_nodes(
         &self,
-        _request: Request<pb::ListNodesRequest>,
+        request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
         http2_stream::end_at(None);
-        Err(status::unimplemented("ListNodes"))
+        let list = validate::list(request.get_ref(), &self.tokens);
+        let list = list.map_err(|bad| status::invalid(&bad))?;
+        let _permit = self.admit(
+            &self.looks,
+            "snapshots, checks and lists",
+            self.limits.looks,
+        )?;
+        let identity = identity(&request);
+        let left = deadline::of_caller(request.metadata());
+        let late = |left| status::deadline(None, None, left);
+        let page = Box::pin(self.page(&identity, &list));
+        Ok(Response::new(self.within(left, late, page).await??))
     }
 }
 
@@ -251,23 +322,42 @@ enum Stage {
     Over,
 }
 
-fn messages(wait: Wait, drain: Drain, permit: OwnedSemaphorePermit) -> WaitStream {
+/// What one turn of a stream of messages ends with.
+enum Turn {
+    Event(Option<WaitEvent>),
+    Heartbeat,
+}
+
+fn messages(
+    wait: Wait,
+    heartbeat: Option<Duration>,
+    drain: Drain,
+    permit: OwnedSemaphorePermit,
+) -> WaitStream {
     let start = (Stage::Waiting(Box::new(wait)), drain, permit);
     Box::pin(stream::unfold(
         start,
-        |(stage, mut drain, permit)| async move {
+        move |(stage, mut drain, permit)| async move {
             let (item, stage) = match stage {
                 Stage::Over => return None,
                 Stage::Ending(result) => (Err(status::wait(&result)?), Stage::Over),
                 Stage::Waiting(mut wait) => {
-                    let event = tokio::select! {
-                        biased;
-                        event = wait.next() => event,
-                        () = drain.started() => None,
+                    let silence = async {
+                        match heartbeat {
+                            Some(interval) => tokio::time::sleep(interval).await,
+                            None => std::future::pending().await,
+                        }
                     };
-                    match event {
-                        None => (Err(status::draining()), Stage::Over),
-                        Some(event) => {
+                    let turn = tokio::select! {
+                        biased;
+                        event = wait.next() => Turn::Event(event),
+                        () = drain.started() => Turn::Event(None),
+                        () = silence => Turn::Heartbeat,
+                    };
+                    match turn {
+                        Turn::Heartbeat => (Ok(convert::heartbeat()), Stage::Waiting(wait)),
+                        Turn::Event(None) => (Err(status::draining()), Stage::Over),
+                        Turn::Event(Some(event)) => {
                             let message = Ok(convert::wait_event(&event));
                             let stage = match event {
                                 WaitEvent::Node(_) => Stage::Waiting(wait),

@@ -29,6 +29,9 @@ const MESSAGE_BYTES: usize = 1200;
 /// How many characters of a value an error quotes at most.
 pub(super) const VALUE_CHARS: usize = 64;
 
+/// The reason of a refusal to run jobs.
+pub(crate) const JOBS_NOT_ALLOWED: &str = "JOBS_NOT_ALLOWED";
+
 /// How many violations a status lists at most.
 const VIOLATIONS: usize = 16;
 
@@ -133,6 +136,11 @@ pub(super) fn monitor(error: &MonitorError, probe: Option<&str>) -> Status {
             &chain(error),
             details("ENGINE_UNREACHABLE", Some(node), Some(probe)),
         ),
+        MonitorError::NoList { .. } => status(
+            Code::Unavailable,
+            &chain(error),
+            details("ENGINE_UNREACHABLE", None, None),
+        ),
     }
 }
 
@@ -155,13 +163,15 @@ pub(super) fn wait(result: &WaitResult) -> Option<Status> {
 }
 
 /// Returns the status of a unary call that has no reply before the caller's deadline.
-pub(super) fn deadline(node: &NodeName, probe: Option<&str>, left: Duration) -> Status {
-    let what = probe.map_or_else(String::new, |probe| format!("{probe}: "));
+pub(super) fn deadline(node: Option<&NodeName>, probe: Option<&str>, left: Duration) -> Status {
+    let about = |what: &dyn std::fmt::Display| format!("{what}: ");
+    let node_said = node.map_or_else(String::new, |node| about(node));
+    let probe_said = probe.map_or_else(String::new, |probe| about(&probe));
     let message = format!(
-        "{node}: {what}no answer within the {} that the caller's deadline leaves",
+        "{node_said}{probe_said}no answer within the {} that the caller's deadline leaves",
         crate::engine::seconds(left)
     );
-    let details = details("DEADLINE_EXCEEDED", Some(node), probe);
+    let details = details("DEADLINE_EXCEEDED", node, probe);
     status(Code::DeadlineExceeded, &message, details)
 }
 
@@ -179,6 +189,15 @@ pub(super) fn draining() -> Status {
         Code::Unavailable,
         "the server is shutting down; ask another, or again when it is back",
         details("SERVER_DRAINING", None, None),
+    )
+}
+
+/// Returns the refusal of a wait for the level JOBS.
+pub(super) fn jobs_not_allowed() -> Status {
+    status(
+        Code::FailedPrecondition,
+        "level: this server runs no jobs, which LEVEL_JOBS asks for",
+        details(JOBS_NOT_ALLOWED, None, None),
     )
 }
 

@@ -4,17 +4,25 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     convert,
+    page_token::PageTokens,
     status::{Violations, quoted},
 };
 use crate::{
+    cluster::{NodeSelector, Position},
     monitor::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
     node::{NodeName, Part, Profile, Role},
     pb,
-    probe::Probe,
+    probe::{Level, Probe},
 };
 
 /// How many nodes one wait may have at most.
 const NODES: usize = 1000;
+/// How many roles of a request are looked at.
+const ROLES: usize = 100;
+/// How many nodes a page has, and how many at most.
+const PAGE: (usize, usize) = (100, 1000);
+/// The shortest and the longest time between heartbeats.
+const HEARTBEATS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// How many characters a realm or a cluster may have at most.
 const LABEL_CHARS: usize = 128;
 /// How many probes of a request are looked at, known or not.
@@ -38,10 +46,76 @@ pub(super) struct Check {
 /// A valid wait.
 #[derive(Debug)]
 pub(super) enum ValidWait {
-    /// A wait for these nodes.
-    Nodes(WaitRequest),
+    /// A wait for these nodes, and when a heartbeat is due.
+    Nodes(WaitRequest, Option<Duration>),
     /// A wait for the nodes of a cluster.
     Cluster,
+    /// A wait for a level that cannot be waited for.
+    Beyond(pb::Level),
+}
+
+/// A valid request for a list.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) selector: NodeSelector,
+    pub(super) is_full: bool,
+    pub(super) size: usize,
+    pub(super) behind: Option<Position>,
+}
+
+/// Validates a list. The tokens are the server's.
+pub(super) fn list(
+    request: &pb::ListNodesRequest,
+    tokens: &PageTokens,
+) -> Result<List, Violations> {
+    let mut checks = Checks::default();
+    let realm = checks.filter("realm", &request.realm);
+    let cluster = checks.filter("cluster", &request.cluster);
+    let roles = checks.roles(&request.roles);
+    let view = pb::NodeView::try_from(request.view);
+    if view.is_err() {
+        let bad = format!(
+            "{} is not a view: they are 0 (unset), 1 (basic) and 2 (full)",
+            request.view
+        );
+        checks.violation("view", bad);
+    }
+    if request.page_size < 0 {
+        let bad = format!(
+            "{} is negative: it is 1 to {}, or 0 for {}",
+            request.page_size, PAGE.1, PAGE.0
+        );
+        checks.violation("page_size", bad);
+    }
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) | Err(_) => PAGE.0,
+        Ok(size) => size.min(PAGE.1),
+    };
+    let selector = NodeSelector {
+        realm,
+        cluster,
+        roles,
+    };
+    let mut behind = None;
+    if !request.page_token.is_empty() && checks.passed() {
+        behind = tokens.read(&request.page_token, &selector);
+        if behind.is_none() {
+            let bad = format!(
+                "{} is not a token that this server gave for the same realm, cluster and roles",
+                quoted(&request.page_token)
+            );
+            checks.violation("page_token", bad);
+        }
+    }
+    if !checks.passed() {
+        return Err(checks.0);
+    }
+    Ok(List {
+        selector,
+        is_full: view == Ok(pb::NodeView::Full),
+        size,
+        behind,
+    })
 }
 
 pub(super) fn snapshot(request: &pb::SnapshotRequest) -> Result<(NodeName, Part), Violations> {
@@ -117,20 +191,37 @@ pub(super) fn wait(
         );
     }
     let failure_policy = checks.failure_policy(request.failure_policy);
+    let level = checks.level(request.level, !request.probes.is_empty());
+    let heartbeat = checks.duration("heartbeat_interval", request.heartbeat_interval.as_ref());
+    if let Some(interval) = heartbeat
+        && !(HEARTBEATS.0..=HEARTBEATS.1).contains(&interval)
+    {
+        checks.violation(
+            "heartbeat_interval",
+            format!("{interval:?} is not between 1s and 1h"),
+        );
+    }
     if !checks.passed() {
         return Err(checks.0);
     }
+    let level = match level {
+        pb::Level::Unspecified | pb::Level::Services => Level::Services,
+        pb::Level::Booted => Level::Booted,
+        beyond => return Ok(ValidWait::Beyond(beyond)),
+    };
     if request.cluster.is_some() {
         return Ok(ValidWait::Cluster);
     }
-    Ok(ValidWait::Nodes(WaitRequest {
+    let request = WaitRequest {
         nodes,
         probes,
         limit: Some(limit),
         poll_interval: poll_interval.unwrap_or_default(),
         stable_for: stable_for.unwrap_or_default(),
         failure_policy,
-    }))
+        level,
+    };
+    Ok(ValidWait::Nodes(request, heartbeat))
 }
 
 /// Collects violations.
@@ -270,10 +361,17 @@ impl Checks {
         nodes
     }
 
+    /// A realm or a cluster that has to be said.
     fn label(&mut self, field: &str, value: &str) {
         if value.is_empty() {
             self.violation(field, "it is required");
-        } else if value.chars().count() > LABEL_CHARS
+        }
+        self.filter(field, value);
+    }
+
+    /// A realm or a cluster that need not be said.
+    fn filter(&mut self, field: &str, value: &str) -> Option<String> {
+        if value.chars().count() > LABEL_CHARS
             || value.contains(|c: char| c.is_control() || c == '/')
         {
             let bad = format!(
@@ -282,6 +380,43 @@ impl Checks {
             );
             self.violation(field, bad);
         }
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    fn roles(&mut self, numbers: &[i32]) -> Vec<Role> {
+        let mut roles = Vec::new();
+        for (index, number) in numbers.iter().enumerate().take(ROLES + 1) {
+            let field = format!("roles[{index}]");
+            if index == ROLES {
+                let many = format!("{} are too many: there are five roles", numbers.len());
+                self.violation("roles", many);
+            } else if *number == 0 {
+                self.violation(
+                    field,
+                    "0 is not a role: they are 1 to 5, and no entry means any",
+                );
+            } else if let Some(role) = self.role(&field, *number)
+                && !roles.contains(&role)
+            {
+                roles.push(role);
+            }
+        }
+        roles.sort_unstable_by_key(|role| convert::role_number(Some(*role)));
+        roles
+    }
+
+    fn level(&mut self, number: i32, names_probes: bool) -> pb::Level {
+        let level = pb::Level::try_from(number);
+        if level.is_err() {
+            let bad = format!(
+                "{number} is not a level: they are 0 (unset), 1 (booted), 2 (services), 3 (rpc), \
+                 4 (registered) and 5 (jobs)"
+            );
+            self.violation("level", bad);
+        } else if number != 0 && names_probes {
+            self.violation("level", "probes are named as well: set probes or level");
+        }
+        level.unwrap_or_default()
     }
 
     /// Validates a duration. Unset and zero both mean the default, which is `None` here.

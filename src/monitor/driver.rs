@@ -30,7 +30,7 @@ use crate::{
     environment::{Environment, after},
     event::{ContainerEvent, NodeIndex},
     node::Identity,
-    watcher::{Caller, NodeStatus, ProbeSet, Watchers},
+    watcher::{Caller, Mode, NodeStatus, ProbeSet, Watchers},
 };
 
 /// What somebody else than the engine tells of containers.
@@ -69,7 +69,11 @@ impl Driver {
         };
         let caller = Caller::new(identity, &environment);
         let follow = |target: &WaitTarget| {
-            let probes = ProbeSet::wait(target.part(), request.probes.clone());
+            let probes = if request.probes.is_empty() {
+                ProbeSet::of_level(target.part(), request.level, Mode::Wait)
+            } else {
+                ProbeSet::wait(target.part(), request.probes.clone())
+            };
             let watcher = watchers.follow(&caller, &target.node, probes, interval);
             WaitNode::new(target.node.clone(), watcher)
         };
@@ -79,7 +83,7 @@ impl Driver {
             places.insert(target.node.clone(), place);
         }
         let driver = Self {
-            nodes: WaitNodes::new(nodes, request.failure_policy, request.stable_for, started),
+            nodes: WaitNodes::new(nodes, &request, started),
             deadline: request.limit.map(|limit| after(started, limit)),
             environment,
             request,

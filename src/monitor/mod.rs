@@ -1,6 +1,7 @@
 //! The library's front door: snapshot, check and wait over nodes, free of gRPC and of Docker types.
 
 mod driver;
+mod list;
 mod outbox;
 #[cfg(test)]
 mod simulation;
@@ -20,6 +21,7 @@ use tracing::Instrument as _;
 
 pub use crate::link::{InvalidLinkChoice, LinkChoice};
 use driver::Driver;
+pub use list::NodePage;
 pub use wait::{
     FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent, WaitRequest, WaitResult,
     WaitTarget,
@@ -113,6 +115,12 @@ pub enum MonitorError {
         node: NodeName,
         /// The probe.
         probe: String,
+        /// Why.
+        source: ProbeError,
+    },
+    /// The engine could not be asked for its containers.
+    #[error("the nodes could not be listed")]
+    NoList {
         /// Why.
         source: ProbeError,
     },

@@ -147,6 +147,7 @@ mod tests {
             trigger: Trigger::Initial,
             trigger_detail: Arc::from(""),
             round: 1,
+            level: None,
             observed: SystemTime::UNIX_EPOCH,
         };
         (node, Arc::new(report))

@@ -22,8 +22,8 @@ use super::outbox;
 use crate::{
     environment::Task,
     node::{NodeName, Part, Profile, Role},
-    probe::Probe,
-    reason::Reason,
+    probe::{Level, Probe},
+    reason::{Reason, ReasonCode},
     report::{ProbeReport, Trigger},
 };
 
@@ -43,6 +43,8 @@ pub struct WaitRequest {
     pub stable_for: Duration,
     /// The effect of a terminal node on the wait.
     pub failure_policy: FailurePolicy,
+    /// How far the nodes have to come, where no probes are named.
+    pub level: Level,
 }
 
 /// A node to wait for.
@@ -108,8 +110,28 @@ pub struct NodeReport {
     /// How many replies the engine and the node have given, counted for all waits that follow the
     /// node together.
     pub round: u64,
+    /// The highest level that holds, never above the one that was asked for; none where probes are named.
+    pub level: Option<Level>,
     /// When readyd observed this.
     pub observed: SystemTime,
+}
+
+impl NodeState {
+    /// The state of a node whose probe has not passed.
+    pub(super) fn blocked_by(report: &ProbeReport) -> Self {
+        let why = report.result.blocking();
+        let (code, why) = why
+            .as_ref()
+            .map_or((ReasonCode::NotAnsweredYet, ""), |why| {
+                (why.code(), why.as_str())
+            });
+        let reason = Reason::new(code, format!("{}: {why}", report.probe));
+        if report.result.is_terminal() {
+            Self::Terminal(reason)
+        } else {
+            Self::Waiting(reason)
+        }
+    }
 }
 
 impl NodeReport {

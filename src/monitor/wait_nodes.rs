@@ -8,13 +8,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    wait::{FailurePolicy, NodeReport, NodeState},
+    wait::{FailurePolicy, NodeReport, NodeState, WaitRequest},
     wait_node::{WaitNode, end, is_settled, soften},
 };
 use crate::{
     engine::seconds,
     environment::after,
-    probe::{Outcome, container},
+    probe::{Level, Outcome, container},
     reason::{Reason, ReasonCode},
     watcher::{Freshness, NodeStatus},
 };
@@ -28,6 +28,8 @@ pub(super) struct WaitNodes {
     nodes: Vec<WaitNode>,
     policy: FailurePolicy,
     stable_for: Duration,
+    /// How far the nodes have to come; none where probes are named.
+    level: Option<Level>,
     started: Instant,
     /// The nodes that pass, by since when.
     passing: BTreeSet<(Instant, usize)>,
@@ -50,15 +52,11 @@ struct Confirmation {
 }
 
 impl WaitNodes {
-    pub(super) fn new(
-        nodes: Vec<WaitNode>,
-        policy: FailurePolicy,
-        stable_for: Duration,
-        started: Instant,
-    ) -> Self {
+    pub(super) fn new(nodes: Vec<WaitNode>, request: &WaitRequest, started: Instant) -> Self {
         let mut all = Self {
-            policy,
-            stable_for,
+            policy: request.failure_policy,
+            stable_for: request.stable_for,
+            level: request.probes.is_empty().then_some(request.level),
             started,
             passing: BTreeSet::new(),
             terminal: BTreeSet::new(),
@@ -282,20 +280,7 @@ impl WaitNodes {
         }
         let failing = probes.iter().find(|report| !report.result.is_passed());
         let state = match (failing, node.passed_since) {
-            (Some(report), _) => {
-                let why = report.result.blocking();
-                let (code, why) = why
-                    .as_ref()
-                    .map_or((ReasonCode::NotAnsweredYet, ""), |why| {
-                        (why.code(), why.as_str())
-                    });
-                let reason = Reason::new(code, format!("{}: {why}", report.probe));
-                if report.result.is_terminal() {
-                    NodeState::Terminal(reason)
-                } else {
-                    NodeState::Waiting(reason)
-                }
-            }
+            (Some(report), _) => NodeState::blocked_by(report),
             (None, Some(since)) if self.is_stable(newest, since) => NodeState::Ready,
             (None, None) => {
                 // A wait that has only just begun has to look for itself: at the container first.
@@ -318,6 +303,7 @@ impl WaitNodes {
             node: node.node.clone(),
             role: newest.role,
             state,
+            level: self.level.and_then(|level| level.reached(&probes)),
             probes,
             trigger: newest.prompt.trigger,
             trigger_detail: Arc::clone(&newest.prompt.detail),

@@ -16,6 +16,7 @@
 pub(crate) mod container;
 pub(crate) mod daemon;
 pub(crate) mod healthcheck;
+mod level;
 mod mariadb;
 mod munge;
 mod node_record;
@@ -31,6 +32,7 @@ mod unit_active;
 
 use std::{fmt, pin::Pin, sync::Arc};
 
+pub use level::Level;
 pub use outcome::{Evidence, Outcome, ProbeError};
 pub(crate) use outcome::{Finding, Judgement, Proof, UnitProof};
 

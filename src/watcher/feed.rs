@@ -234,7 +234,7 @@ impl Hub {
             match self.engine.list(self.environment.now() + CALL_LIMIT).await {
                 Ok(listed) => {
                     let readers = self.readers();
-                    for ListedContainer { id, name } in &listed {
+                    for ListedContainer { id, name, .. } in &listed {
                         for reader in readers.nodes.of(id, name) {
                             if reader.is_absent.load(Ordering::Relaxed) {
                                 tracing::debug!(

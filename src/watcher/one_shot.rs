@@ -11,7 +11,7 @@ use super::{
     evaluation::Evaluation,
     found::Found,
     probe_set::{Mode, ProbeSet, SetId},
-    report_builder::EvaluatedProbe,
+    report_builder::{EvaluatedProbe, ReportBuilder},
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
     state::{Input, NodeState, units_of},
@@ -19,8 +19,9 @@ use super::{
 use crate::{
     container::{Container, State},
     engine::EngineError,
-    node::NodeName,
+    node::{NodeKind, NodeName},
     probe::{Method, Outcome, Probe, ProbeKind, Shortcut},
+    report::ProbeResult,
     unit::UnitQuestion,
 };
 
@@ -187,6 +188,17 @@ impl OneShot {
     fn now(&self) -> Instant {
         self.context.environment.now()
     }
+}
+
+/// The reports of a node whose container alone was asked for, with this result.
+pub(crate) fn unreached(
+    set: &ProbeSet,
+    kind: NodeKind,
+    container: ProbeResult,
+) -> Vec<EvaluatedProbe> {
+    let mut builder = ReportBuilder::new(set.probes(kind));
+    builder.push(Found::unasked(container));
+    builder.finish()
 }
 
 fn shortcut_of(probe: &Probe) -> Option<&'static Shortcut> {

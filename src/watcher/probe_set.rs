@@ -2,7 +2,7 @@
 
 use crate::{
     node::{NodeKind, Part, Profile},
-    probe::{Probe, ProbeKey, Service},
+    probe::{Level, Probe, ProbeKey, Service},
 };
 
 /// The probes that somebody wants of a node, and how they are run.
@@ -16,8 +16,8 @@ pub(crate) struct ProbeSet {
 
 #[derive(Debug, Clone)]
 enum Selection {
-    /// Those of the node's role.
-    OfRole,
+    /// Those that a level asks for of the node's role.
+    OfLevel(Level),
     /// Container, systemd and each of the node's services.
     Services,
     Named(Vec<Probe>),
@@ -39,11 +39,17 @@ impl ProbeSet {
     pub(crate) fn wait(part: impl Into<Part>, mut probes: Vec<Probe>) -> Self {
         Probe::sort(&mut probes);
         let probes = if probes.is_empty() {
-            Selection::OfRole
+            Selection::OfLevel(Level::Services)
         } else {
             Selection::Named(probes)
         };
         let (part, mode) = (part.into(), Mode::Wait);
+        Self { part, probes, mode }
+    }
+
+    /// What a level asks for.
+    pub(crate) fn of_level(part: impl Into<Part>, level: Level, mode: Mode) -> Self {
+        let (part, probes) = (part.into(), Selection::OfLevel(level));
         Self { part, probes, mode }
     }
 
@@ -73,7 +79,7 @@ impl ProbeSet {
     pub(super) fn probes(&self, kind: NodeKind) -> Vec<Probe> {
         let NodeKind { role, profile } = kind;
         match &self.probes {
-            Selection::OfRole => Probe::of(role, profile),
+            Selection::OfLevel(level) => level.probes(kind),
             Selection::Named(probes) => {
                 let own = |probe: &Probe| probe.in_profile(profile);
                 probes.iter().map(own).collect()
@@ -94,9 +100,8 @@ impl ProbeSet {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let keys = |probes: &[Probe]| probes.iter().map(Probe::key).collect::<Vec<ProbeKey>>();
         let same_probes = match (&self.probes, &other.probes) {
-            (Selection::OfRole, Selection::OfRole) | (Selection::Services, Selection::Services) => {
-                true
-            }
+            (Selection::OfLevel(a), Selection::OfLevel(b)) => a == b,
+            (Selection::Services, Selection::Services) => true,
             (Selection::Named(a), Selection::Named(b)) => keys(a) == keys(b),
             _ => false,
         };

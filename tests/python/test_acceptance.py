@@ -526,9 +526,28 @@ def test_a_bad_cluster_selector_is_refused_before_anything_else(stub):
         assert_invalid(refusal(stub.WaitReady, pb.WaitReadyRequest(cluster=selector)), fields)
 
 
-def test_listing_nodes_is_not_implemented(stub):
-    failure = refusal(stub.ListNodes, pb.ListNodesRequest())
-    assert (failure.code, failure.reason) == ("UNIMPLEMENTED", "NOT_IMPLEMENTED")
+def test_a_level_that_runs_jobs_is_refused(stub):
+    wanted = pb.WaitReadyRequest(nodes=[pb.NodeTarget(node="any")], level=pb.LEVEL_JOBS)
+    failure = refusal(stub.WaitReady, wanted)
+    assert (failure.code, failure.reason) == ("FAILED_PRECONDITION", "JOBS_NOT_ALLOWED")
+
+
+# --- lists ------------------------------------------------------------------------------------
+
+
+def test_every_node_is_in_one_page_alone(stub, healthy):
+    request = pb.ListNodesRequest(page_size=1)
+    names = []
+    while True:
+        page = stub.ListNodes(request)
+        names += [node.node for node in page.nodes]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert len(names) == len(set(names))
+    assert names == [node.node for node in stub.ListNodes(pb.ListNodesRequest(page_size=1000)).nodes]
+    request.page_token = request.page_token[:-1] + "!"
+    assert_invalid(refusal(stub.ListNodes, request), ["page_token"])
 
 
 # --- limits -----------------------------------------------------------------------------------

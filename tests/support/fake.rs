@@ -315,6 +315,9 @@ impl ContainerEngine for FakeEngine {
         let listed = world.nodes.values().map(|node| ListedContainer {
             id: node.container.id.clone(),
             name: node.container.name.clone(),
+            labels: node.container.labels.clone(),
+            state: format!("{:?}", node.container.state).to_lowercase(),
+            address: String::new(),
         });
         Ok(listed.collect())
     }

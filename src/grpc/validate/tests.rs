@@ -18,8 +18,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 fn wait_for(request: &pb::WaitReadyRequest) -> Result<WaitRequest, Violations> {
     match wait(request, LONGEST_WAIT)? {
-        ValidWait::Nodes(request) => Ok(request),
-        ValidWait::Cluster => panic!("no cluster was asked for"),
+        ValidWait::Nodes(request, _) => Ok(request),
+        ValidWait::Cluster | ValidWait::Beyond(_) => panic!("no cluster was asked for"),
     }
 }
 
@@ -40,6 +40,8 @@ fn all_violations_are_told_at_once() {
         stable_for: Some(duration(600, 0)),
         failure_policy: 3,
         cluster: Some(pb::ClusterSelector::default()),
+        level: 6,
+        heartbeat_interval: Some(duration(0, 999_999_999)),
     };
     assert_eq!(
         wait(&bad, LONGEST_WAIT).unwrap_err().fields(),
@@ -54,7 +56,9 @@ fn all_violations_are_told_at_once() {
             "timeout",
             "poll_interval",
             "stable_for",
-            "failure_policy"
+            "failure_policy",
+            "level",
+            "heartbeat_interval"
         ]
     );
 }

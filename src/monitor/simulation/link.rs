@@ -49,9 +49,13 @@ impl ContainerEngine for Sim {
             return Err(unreachable("listing the containers".to_owned()));
         }
         let listed = world.nodes.iter().filter_map(|(name, node)| {
+            let container = node.container.as_ref()?;
             Some(ListedContainer {
-                id: node.container.as_ref()?.id.clone(),
+                id: container.id.clone(),
                 name: name.clone(),
+                labels: [].into(),
+                state: format!("{:?}", container.state),
+                address: String::new(),
             })
         });
         Ok(listed.collect())

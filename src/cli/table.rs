@@ -1,0 +1,85 @@
+//! Renders nodes as a table, for people.
+
+use super::render::role;
+use crate::client::{Node, NodeState};
+
+const HEAD: [&str; 6] = ["NODE", "CLUSTER", "ROLE", "CONTAINER", "ADDRESS", "STATE"];
+
+/// Renders nodes, one a line under a head.
+pub(super) fn nodes(nodes: &[Node]) -> String {
+    if nodes.is_empty() {
+        return "no nodes".to_owned();
+    }
+    let head = HEAD.map(str::to_owned);
+    let rows: Vec<_> = [head].into_iter().chain(nodes.iter().map(row)).collect();
+    let widths: Vec<_> = (0..HEAD.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max())
+        .collect();
+    let line = |row: &[String; HEAD.len()]| {
+        let cells = row.iter().zip(&widths);
+        let cells = cells.map(|(cell, width)| format!("{cell:width$}", width = width.unwrap_or(0)));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn row(node: &Node) -> [String; HEAD.len()] {
+    let cluster = match (node.realm.as_str(), node.cluster.as_str()) {
+        ("", "") => "-".to_owned(),
+        (realm, cluster) => format!("{realm}/{cluster}"),
+    };
+    let or_dash = |text: String| {
+        if text.is_empty() {
+            "-".to_owned()
+        } else {
+            text
+        }
+    };
+    let report = node.report.clone().unwrap_or_default();
+    let state = match report.state() {
+        NodeState::Ready => "ready".to_owned(),
+        NodeState::Terminal => format!("terminal  {}", report.reason),
+        NodeState::Waiting => format!("waiting  {}", report.reason),
+        NodeState::Unspecified => "-".to_owned(),
+    };
+    [
+        node.node.clone(),
+        cluster,
+        or_dash(role(node.role())),
+        or_dash(node.container_state.clone()),
+        or_dash(node.address.clone()),
+        state,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{NodeReport, Role};
+
+    #[test]
+    fn a_table_has_a_head_and_a_line_for_each_node() {
+        let node = |name: &str, realm: &str, role: Role, reason: &str| Node {
+            node: name.to_owned(),
+            realm: realm.to_owned(),
+            role: role.into(),
+            container_state: "running".to_owned(),
+            report: Some(NodeReport {
+                state: NodeState::Waiting.into(),
+                reason: reason.to_owned(),
+                ..NodeReport::default()
+            }),
+            ..Node::default()
+        };
+        let table = nodes(&[
+            node("controller", "", Role::Controller, "sshd: port 22"),
+            node("w", "r", Role::Unspecified, "systemd: starting"),
+        ]);
+        let expected = "\
+            NODE        CLUSTER  ROLE        CONTAINER  ADDRESS  STATE\n\
+            controller  -        controller  running    -        waiting  sshd: port 22\n\
+            w           r/       -           running    -        waiting  systemd: starting";
+        assert_eq!(table, expected);
+        assert_eq!(nodes(&[]), "no nodes");
+    }
+}
