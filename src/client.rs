@@ -24,9 +24,9 @@
 //! ```
 
 pub use crate::pb::{
-    CheckRequest, CheckResponse, ClusterSelector, DESCRIPTORS, FailurePolicy, Heartbeat, Level,
-    ListNodesRequest, ListNodesResponse, Node, NodeReport, NodeState, NodeTarget, NodeView,
-    Outcome, ProbeReport, Role, SnapshotRequest, SnapshotResponse, Trigger, Verdict,
-    WaitReadyRequest, WaitReadyResponse, WaitResult,
+    CheckRequest, CheckResponse, ClusterReport, ClusterSelector, DESCRIPTORS, FailurePolicy,
+    Heartbeat, Level, ListNodesRequest, ListNodesResponse, Node, NodeReport, NodeState, NodeTarget,
+    NodeView, Outcome, ProbeReport, ReasonCode, Role, SnapshotRequest, SnapshotResponse, Trigger,
+    Verdict, WaitReadyRequest, WaitReadyResponse, WaitResult,
     readiness_service_client::ReadinessServiceClient, wait_ready_response,
 };

@@ -259,7 +259,7 @@ async fn the_result_of_many_nodes_with_their_journals_fits() {
                 failed.insert(node.node);
             }
             Event::Node(_) => {}
-            other @ Event::Result(_) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
     let limit = 2 * start.elapsed() + Duration::from_secs(2);

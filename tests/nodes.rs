@@ -6,6 +6,7 @@
 mod support;
 
 use std::{
+    io::BufRead as _,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -686,6 +687,71 @@ fn a_server_leaves_at_once_when_told_to_and_takes_its_socket_along(
             .is_some_and(|status| status.success())
     });
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// One wait begins before the first container exists, and ends when all of them are ready.
+#[rstest]
+#[test]
+fn a_cluster_is_waited_for_from_before_its_first_container(
+    #[values(BOOKWORM, FORKY)] suite: &'static str,
+) {
+    let cluster = Cluster::named(suite, &unique("w")["readyd-".len()..]);
+    let name = cluster.selector();
+    let waiting = readyd_command(&[
+        "wait",
+        "--cluster",
+        &name,
+        "--min-nodes",
+        "4",
+        "--timeout",
+        "3m",
+    ])
+    .args(["--output", "json"])
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    cluster.up();
+    let told = waiting.wait_with_output().unwrap();
+    assert_eq!(told.status.code(), Some(0), "{told:?}");
+    let messages: Vec<serde_json::Value> = stdout(&told)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(messages[0]["cluster"]["present"], 0);
+    assert_eq!(messages[0]["cluster"]["minNodes"], 4);
+    let whole = messages.iter().any(|message| {
+        (&message["cluster"]["present"], &message["cluster"]["ready"]) == (&4.into(), &4.into())
+    });
+    assert!(whole, "{messages:?}");
+    let result = &messages.last().unwrap()["result"];
+    assert_eq!(result["verdict"], "VERDICT_READY");
+    let nodes = result["nodes"].as_array().unwrap().iter();
+    let nodes: Vec<_> = nodes.map(|node| node["node"].as_str().unwrap()).collect();
+    let expected =
+        ["controller", "submitter", "worker-0", "worker-1"].map(|host| cluster.node(host));
+    assert_eq!(nodes, expected);
+
+    // A worker that is removed while others are waited for leaves, and is not called terminal.
+    let worker = cluster.node("worker-0");
+    docker(&["pause", &cluster.node("worker-1")]);
+    let mut waiting = readyd_command(&["wait", "--cluster", &name, "--timeout", "3m"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut progress = std::io::BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let mut until = |says: &str| {
+        let line = progress.find(|line| line.as_ref().unwrap().contains(says));
+        assert!(line.is_some(), "{says}");
+    };
+    until("is paused");
+    docker(&["rm", "--force", &worker]);
+    until(&format!("{worker}  removed"));
+    docker(&["unpause", &cluster.node("worker-1")]);
+    let told = waiting.wait_with_output().unwrap();
+    assert_eq!(told.status.code(), Some(0), "{told:?}");
+    assert!(stdout(&told).starts_with("ready: 3 nodes"), "{told:?}");
 }
 
 /// What is listed is what the engine has, and the list says of each node how it is.

@@ -10,8 +10,11 @@ use std::time::Duration;
 use readyd::{
     client::{
         CheckRequest, ClusterSelector, Heartbeat, Level, ListNodesRequest, NodeState, NodeView,
-        Outcome, SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
+        Outcome, ReasonCode, SnapshotRequest, Verdict, WaitReadyRequest,
+        wait_ready_response::Event,
     },
+    container::State,
+    event::Action,
     grpc::{Limits, ListenAddress},
 };
 use support::{
@@ -172,6 +175,7 @@ async fn validation_comes_before_unimplemented() {
             cluster: "c".into(),
             min_nodes: 0,
         }),
+        level: Level::Registered.into(),
         ..WaitReadyRequest::default()
     };
     let status = served.client.wait_ready(cluster("")).await.unwrap_err();
@@ -548,4 +552,204 @@ async fn a_unix_socket_serves_as_well_and_reflection_is_on() {
         format!("{answer:?}").contains("readyd.v1.ReadinessService"),
         "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn a_cluster_is_waited_for_while_its_nodes_come_and_go() {
+    let fake = FakeEngine::default().with_events();
+    let mut served = serve(&fake, Limits::default()).await;
+    let request = WaitReadyRequest {
+        cluster: Some(ClusterSelector {
+            realm: "r".to_owned(),
+            cluster: "c".to_owned(),
+            min_nodes: 2,
+        }),
+        ..WaitReadyRequest::default()
+    };
+    let messages = served.client.wait_ready(request).await.unwrap();
+    let mut messages = messages.into_inner();
+    let mut next = async || messages.message().await.unwrap().unwrap().event.unwrap();
+    let Event::Cluster(report) = next().await else {
+        panic!("the cluster comes first");
+    };
+    assert_eq!((report.present, report.ready, report.min_nodes), (0, 0, 2));
+    // The list may not have come yet.
+    let mut report = report;
+    while report.code() != ReasonCode::ClusterIncomplete {
+        assert_eq!(report.code(), ReasonCode::NotAnsweredYet);
+        let Event::Cluster(again) = next().await else {
+            panic!("no node is there");
+        };
+        report = again;
+    }
+    assert_eq!(report.reason, "cluster r/c has 0 of 2 nodes");
+    let come = |name: &str| {
+        let mut node = FakeNode::ready(name, Some("worker"));
+        node.container.labels.extend([
+            ("sind.realm".to_owned(), "r".to_owned()),
+            ("sind.cluster".to_owned(), "c".to_owned()),
+        ]);
+        fake.put(node);
+        fake.tell(name, Action::Create);
+    };
+    come("one");
+    loop {
+        match next().await {
+            Event::Node(node) if node.state() == NodeState::Ready => break,
+            Event::Node(node) => assert_eq!(node.node, "one"),
+            Event::Cluster(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // It goes, and nobody calls that terminal.
+    fake.remove("one");
+    fake.tell("one", Action::Die);
+    fake.tell("one", Action::Destroy);
+    loop {
+        match next().await {
+            Event::Removed(node) => {
+                assert_eq!(node, "one");
+                break;
+            }
+            Event::Node(node) => assert_ne!(node.state(), NodeState::Terminal),
+            Event::Cluster(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    come("two");
+    come("three");
+    let (_, result, status) = read(messages).await;
+    let result = result.unwrap();
+    assert!(status.is_none(), "{status:?}");
+    let names: Vec<_> = result.nodes.iter().map(|node| node.node.as_str()).collect();
+    assert_eq!(names, ["three", "two"]);
+}
+
+#[tokio::test]
+async fn a_cluster_with_too_few_nodes_times_out_and_says_so() {
+    let fake = labelled();
+    let mut served = serve(&fake, Limits::default()).await;
+    let wait = |min_nodes| WaitReadyRequest {
+        cluster: Some(ClusterSelector {
+            realm: "r".to_owned(),
+            cluster: "b".to_owned(),
+            min_nodes,
+        }),
+        timeout: Some(Duration::from_secs(2).try_into().unwrap()),
+        ..WaitReadyRequest::default()
+    };
+    let messages = served
+        .client
+        .wait_ready(wait(3))
+        .await
+        .unwrap()
+        .into_inner();
+    let (_, result, status) = read(messages).await;
+    let (result, status) = (result.unwrap(), status.unwrap());
+    assert_eq!(result.verdict(), Verdict::TimedOut);
+    assert_eq!(
+        result.message,
+        "not ready within 2s: cluster r/b has 1 of 3 nodes"
+    );
+    assert_eq!(reason(&status), "WAIT_TIMED_OUT");
+    let messages = served
+        .client
+        .wait_ready(wait(0))
+        .await
+        .unwrap()
+        .into_inner();
+    let (_, result, _) = read(messages).await;
+    assert_eq!(result.unwrap().verdict(), Verdict::Ready);
+
+    fake.set_outage(Some("it is gone"));
+    let messages = served
+        .client
+        .wait_ready(wait(1))
+        .await
+        .unwrap()
+        .into_inner();
+    let (_, result, _) = read(messages).await;
+    let message = result.unwrap().message;
+    assert!(message.contains("it is gone"), "{message}");
+}
+
+#[tokio::test]
+async fn no_node_is_left_out_that_was_there_before_the_others_were_ready() {
+    let fake = labelled().with_events();
+    fake.set_unit("other", "munge.service", "inactive", "dead");
+    let mut served = serve(&fake, Limits::default()).await;
+    let request = WaitReadyRequest {
+        cluster: Some(ClusterSelector {
+            realm: "r".to_owned(),
+            cluster: "b".to_owned(),
+            min_nodes: 0,
+        }),
+        ..WaitReadyRequest::default()
+    };
+    let messages = served.client.wait_ready(request).await.unwrap();
+    let mut messages = messages.into_inner();
+    let mut next = async || messages.message().await.unwrap().unwrap().event.unwrap();
+    while !matches!(next().await, Event::Node(_)) {}
+    // Another is there, which no event has told of yet.
+    let mut late = FakeNode::ready("late", None);
+    late.container.labels.extend([
+        ("sind.realm".to_owned(), "r".to_owned()),
+        ("sind.cluster".to_owned(), "b".to_owned()),
+    ]);
+    fake.put(late);
+    fake.set_unit("late", "munge.service", "inactive", "dead");
+    fake.set_unit("other", "munge.service", "active", "running");
+    loop {
+        match next().await {
+            Event::Node(node) if node.node == "late" => break,
+            Event::Result(result) => panic!("{result:?}"),
+            _ => {}
+        }
+    }
+    drop(messages);
+    eventually("nothing is left of the wait", || {
+        served.environment.tasks() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_container_of_a_cluster_that_has_ended_is_terminal_if_it_stays() {
+    let fake = labelled().with_events();
+    let mut served = serve(&fake, Limits::default()).await;
+    fake.set_unit("ctl", "munge.service", "inactive", "dead");
+    let request = WaitReadyRequest {
+        cluster: Some(ClusterSelector {
+            realm: "r".to_owned(),
+            cluster: "c".to_owned(),
+            min_nodes: 0,
+        }),
+        ..WaitReadyRequest::default()
+    };
+    let messages = served.client.wait_ready(request).await.unwrap();
+    let mut messages = messages.into_inner();
+    let mut ended = None;
+    let result = loop {
+        match messages.message().await.unwrap().unwrap().event.unwrap() {
+            Event::Node(node) if node.node == "w-9" && ended.is_none() => {
+                fake.change("w-9", |node| {
+                    node.container.state = State::Exited {
+                        code: 1,
+                        oom: false,
+                    };
+                });
+                fake.tell("w-9", Action::Die);
+                ended = Some(Instant::now());
+            }
+            Event::Result(result) => break result,
+            _ => {}
+        }
+    };
+    assert_eq!(result.verdict(), Verdict::Terminal);
+    assert!(
+        result.message.starts_with("w-9: container: "),
+        "{}",
+        result.message
+    );
+    assert!(ended.unwrap().elapsed() >= Duration::from_millis(950));
 }

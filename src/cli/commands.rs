@@ -141,6 +141,8 @@ async fn follow(
         }
         match message.event {
             Some(Event::Node(node)) if output == Output::Text => progress.node(&node),
+            Some(Event::Removed(node)) if output == Output::Text => progress.removed(&node),
+            Some(Event::Cluster(report)) if output == Output::Text => progress.cluster(&report),
             Some(Event::Result(result)) => {
                 if output == Output::Text {
                     progress.finish();

@@ -9,7 +9,10 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::client::{NodeReport, NodeState};
+use crate::client::{ClusterReport, NodeReport, NodeState};
+
+/// The key of the cluster's own line.
+const CLUSTER: &str = "/";
 
 /// Shows the progress of a wait on stderr.
 pub(super) enum Progress {
@@ -54,11 +57,40 @@ impl Progress {
                     bar.tick();
                 }
             }
-            Self::Lines { started } => {
-                let at = started.elapsed().as_secs_f64();
-                // If the reader of stderr has gone, the wait still goes on to its end.
-                let _ = writeln!(stderr(), "{at:8.3}s  {}  {}", report.node, message(report));
+            Self::Lines { started } => line(*started, &report.node, &message(report)),
+        }
+    }
+
+    /// Shows that a node has left the cluster.
+    pub(super) fn removed(&mut self, node: &str) {
+        match self {
+            Self::Live { nodes, .. } => {
+                if let Some(bar) = nodes.remove(node) {
+                    bar.finish_and_clear();
+                }
             }
+            Self::Lines { started } => line(*started, node, "removed"),
+        }
+    }
+
+    /// Shows how the cluster is.
+    pub(super) fn cluster(&mut self, report: &ClusterReport) {
+        let mut said = format!("{} of {} nodes ready", report.ready, report.present);
+        if !report.reason.is_empty() {
+            said = format!("{said}  {}", report.reason);
+        }
+        match self {
+            Self::Live { bars, nodes } => {
+                // No node is called so.
+                let bar = nodes
+                    .entry(CLUSTER.to_owned())
+                    .or_insert_with(|| bars.insert(0, ProgressBar::new_spinner()));
+                bar.set_style(style(NodeState::Waiting));
+                bar.set_prefix("cluster");
+                bar.set_message(said);
+                bar.tick();
+            }
+            Self::Lines { started } => line(*started, "cluster", &said),
         }
     }
 
@@ -70,6 +102,12 @@ impl Progress {
             }
         }
     }
+}
+
+fn line(started: Instant, about: &str, said: &str) {
+    let at = started.elapsed().as_secs_f64();
+    // If the reader of stderr has gone, the wait still goes on to its end.
+    let _ = writeln!(stderr(), "{at:8.3}s  {about}  {said}");
 }
 
 fn message(report: &NodeReport) -> String {

@@ -1,5 +1,6 @@
 //! Which containers are nodes, and which nodes a selector means.
 
+pub(crate) mod directory;
 mod order;
 
 use crate::{
@@ -7,6 +8,7 @@ use crate::{
     engine::ListedContainer,
     node::{Identity, LabelKeys, Labels, NodeName, Profile, Role, Visibility},
     text::{clean, truncate},
+    watcher::Context,
 };
 
 pub use order::Position;
@@ -67,23 +69,31 @@ impl NodeSelector {
     }
 }
 
-impl Discovery<'_> {
+impl<'a> Discovery<'a> {
+    pub(crate) fn of(context: &'a Context) -> Self {
+        Self {
+            labels: &context.labels,
+            visibility: &context.visibility,
+            profile: context.profile,
+        }
+    }
+
     /// The nodes among these containers that are meant and that may be seen, in their order.
     pub(crate) fn nodes(
         self,
-        listed: Vec<ListedContainer>,
+        listed: &[ListedContainer],
         identity: &Identity,
         selector: &NodeSelector,
     ) -> Vec<ListedNode> {
-        let node = |container: ListedContainer| self.node(container, identity, selector);
-        let mut nodes: Vec<_> = listed.into_iter().filter_map(node).collect();
+        let node = |container: &ListedContainer| self.node(container, identity, selector);
+        let mut nodes: Vec<_> = listed.iter().filter_map(node).collect();
         nodes.sort_by_cached_key(Position::of);
         nodes
     }
 
     fn node(
         self,
-        container: ListedContainer,
+        container: &ListedContainer,
         identity: &Identity,
         selector: &NodeSelector,
     ) -> Option<ListedNode> {
@@ -114,9 +124,9 @@ impl Discovery<'_> {
             role,
             profile,
             name: container.name.parse().ok()?,
-            id: container.id,
-            state: container.state,
-            address: container.address,
+            id: container.id.clone(),
+            state: container.state.clone(),
+            address: container.address.clone(),
         })
     }
 }
@@ -138,7 +148,7 @@ mod tests {
         }
     }
 
-    fn names(containers: Vec<ListedContainer>, selector: &NodeSelector) -> Vec<String> {
+    fn names(containers: &[ListedContainer], selector: &NodeSelector) -> Vec<String> {
         let discovery = Discovery {
             labels: &LabelKeys::default(),
             visibility: &Visibility::select(vec![("team".to_owned(), "a".to_owned())]),
@@ -161,7 +171,7 @@ mod tests {
             container("cluster", &[team, ("sind.cluster", "c")]),
             container("role", &[team, ("sind.role", "boss")]),
         ];
-        let all = names(containers, &NodeSelector::default());
+        let all = names(&containers, &NodeSelector::default());
         assert_eq!(all, ["role", "cluster", "realm"]);
     }
 
@@ -189,13 +199,13 @@ mod tests {
             cluster: Some("c".to_owned()),
             roles: vec![],
         };
-        assert_eq!(names(containers(), &selector), ["c", "w", "b"]);
+        assert_eq!(names(&containers(), &selector), ["c", "w", "b"]);
         selector.roles = vec![Role::Worker, Role::Db];
-        assert_eq!(names(containers(), &selector), ["w"]);
+        assert_eq!(names(&containers(), &selector), ["w"]);
         selector.realm = None;
-        assert_eq!(names(containers(), &selector), ["w", "x"]);
+        assert_eq!(names(&containers(), &selector), ["w", "x"]);
         selector.cluster = Some(String::new());
-        assert_eq!(names(containers(), &selector), [""; 0]);
+        assert_eq!(names(&containers(), &selector), [""; 0]);
     }
 
     #[test]
@@ -218,7 +228,7 @@ mod tests {
             ),
             container("b", &[("sind.realm", &long)]),
         ];
-        let nodes = discovery.nodes(containers, &Identity::Local, &NodeSelector::default());
+        let nodes = discovery.nodes(&containers, &Identity::Local, &NodeSelector::default());
         assert!(!nodes[0].realm.contains('\u{1b}') && nodes[0].profile.is_none());
         assert_eq!(nodes[1].realm.len(), LABEL_BYTES);
         assert_eq!(nodes[1].profile, Some(Profile::Process));

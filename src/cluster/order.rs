@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::ListedNode;
-use crate::node::Role;
+use crate::node::{NodeName, Role};
 
 /// Where a node stands in the order of all nodes. It stays the same, whatever nodes come and go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,17 @@ pub struct Position {
 }
 
 impl Position {
+    /// Where a node stands among those of its cluster.
+    pub(crate) fn within(role: Option<Role>, node: &NodeName) -> Self {
+        Self {
+            realm: String::new(),
+            cluster: String::new(),
+            role,
+            name: node.to_string(),
+            id: String::new(),
+        }
+    }
+
     /// Returns where a node stands.
     #[must_use]
     pub fn of(node: &ListedNode) -> Self {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::budget;
 use crate::{
     cluster::ListedNode,
-    monitor::{NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
+    monitor::{ClusterReport, NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
     node::{Profile, Role},
     pb,
     probe::{Level, Outcome},
@@ -154,11 +154,27 @@ pub(super) fn wait_event(event: &WaitEvent) -> pb::WaitReadyResponse {
 
     let (observed, event) = match event {
         WaitEvent::Node(report) => (report.observed, Event::Node(node_report(report))),
+        WaitEvent::Removed(node) => (SystemTime::now(), Event::Removed(node.to_string())),
+        WaitEvent::Cluster(report) => (report.observed, Event::Cluster(cluster_report(report))),
         WaitEvent::Result(result) => (result.observed, Event::Result(wait_result(result))),
     };
     pb::WaitReadyResponse {
         observe_time: Some(timestamp(observed)),
         event: Some(event),
+    }
+}
+
+fn cluster_report(report: &ClusterReport) -> pb::ClusterReport {
+    let code = report
+        .reason
+        .as_ref()
+        .map(|reason| reason_code(reason.code()));
+    pb::ClusterReport {
+        present: report.present,
+        ready: report.ready,
+        min_nodes: report.min_nodes,
+        code: code.unwrap_or_default().into(),
+        reason: text(report.reason.as_ref().map(Reason::as_str)),
     }
 }
 

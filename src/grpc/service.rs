@@ -267,14 +267,11 @@ impl ReadinessService for Readiness {
         let wait =
             validate::wait(request.get_ref(), longest).map_err(|bad| status::invalid(&bad))?;
         let (wait, heartbeat) = match wait {
-            ValidWait::Nodes(wait, heartbeat) => (wait, heartbeat),
+            ValidWait::Wait(wait, heartbeat) => (wait, heartbeat),
             ValidWait::Beyond(pb::Level::Jobs) => return Err(status::jobs_not_allowed()),
             ValidWait::Beyond(level) => {
                 let what = format!("waiting for {}", level.as_str_name());
                 return Err(status::unimplemented(&what));
-            }
-            ValidWait::Cluster => {
-                return Err(status::unimplemented("waiting for a cluster by its labels"));
             }
         };
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
@@ -360,8 +357,10 @@ fn messages(
                         Turn::Event(Some(event)) => {
                             let message = Ok(convert::wait_event(&event));
                             let stage = match event {
-                                WaitEvent::Node(_) => Stage::Waiting(wait),
                                 WaitEvent::Result(result) => Stage::Ending(result),
+                                WaitEvent::Node(_)
+                                | WaitEvent::Removed(_)
+                                | WaitEvent::Cluster(_) => Stage::Waiting(wait),
                             };
                             (message, stage)
                         }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cluster::{NodeSelector, Position},
-    monitor::{CHECK_LIMIT, FailurePolicy, WaitRequest, WaitTarget},
+    monitor::{CHECK_LIMIT, ClusterTarget, FailurePolicy, WaitRequest, WaitTarget},
     node::{NodeName, Part, Profile, Role},
     pb,
     probe::{Level, Probe},
@@ -46,10 +46,8 @@ pub(super) struct Check {
 /// A valid wait.
 #[derive(Debug)]
 pub(super) enum ValidWait {
-    /// A wait for these nodes, and when a heartbeat is due.
-    Nodes(WaitRequest, Option<Duration>),
-    /// A wait for the nodes of a cluster.
-    Cluster,
+    /// A wait for nodes or for a cluster, and when a heartbeat is due.
+    Wait(WaitRequest, Option<Duration>),
     /// A wait for a level that cannot be waited for.
     Beyond(pb::Level),
 }
@@ -209,11 +207,14 @@ pub(super) fn wait(
         pb::Level::Booted => Level::Booted,
         beyond => return Ok(ValidWait::Beyond(beyond)),
     };
-    if request.cluster.is_some() {
-        return Ok(ValidWait::Cluster);
-    }
+    let cluster = request.cluster.as_ref().map(|cluster| ClusterTarget {
+        realm: cluster.realm.clone(),
+        cluster: cluster.cluster.clone(),
+        min_nodes: cluster.min_nodes,
+    });
     let request = WaitRequest {
         nodes,
+        cluster,
         probes,
         limit: Some(limit),
         poll_interval: poll_interval.unwrap_or_default(),
@@ -221,7 +222,7 @@ pub(super) fn wait(
         failure_policy,
         level,
     };
-    Ok(ValidWait::Nodes(request, heartbeat))
+    Ok(ValidWait::Wait(request, heartbeat))
 }
 
 /// Collects violations.

@@ -20,16 +20,19 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     POLL_INTERVAL,
+    members::{Changes, Members},
     outbox::{self, outbox},
-    wait::{FailurePolicy, NodeState, Verdict, WaitRequest, WaitResult, WaitTarget},
+    wait::{ClusterReport, FailurePolicy, NodeState, Verdict, WaitRequest, WaitResult, WaitTarget},
     wait_node::WaitNode,
     wait_nodes::WaitNodes,
 };
 use crate::{
+    cluster::{Position, directory::Directory},
     engine::seconds,
     environment::{Environment, after},
     event::{ContainerEvent, NodeIndex},
-    node::Identity,
+    node::{Identity, NodeName, Part},
+    probe::{Level, Probe},
     watcher::{Caller, Mode, NodeStatus, ProbeSet, Watchers},
 };
 
@@ -43,41 +46,70 @@ pub(super) struct Driver {
     started: Instant,
     deadline: Option<Instant>,
     nodes: WaitNodes,
+    /// The cluster whose nodes they are, if one is waited for.
+    members: Option<Members>,
+    /// What the cluster was told to be.
+    told_of_cluster: Option<Arc<ClusterReport>>,
+    follower: Follower,
     events: Events,
     /// The places of the nodes, for events.
     places: NodeIndex<usize>,
     outbox: outbox::Sender,
 }
 
-/// A node's newest state.
-type Change = BoxFuture<'static, (usize, watch::Receiver<Arc<NodeStatus>>)>;
+/// Follows nodes for a wait.
+struct Follower {
+    watchers: Watchers,
+    caller: Caller,
+    probes: Vec<Probe>,
+    level: Level,
+    interval: Duration,
+}
+
+impl Follower {
+    fn follow(&self, node: &NodeName, part: Part) -> WaitNode {
+        let probes = if self.probes.is_empty() {
+            ProbeSet::of_level(part, self.level, Mode::Wait)
+        } else {
+            ProbeSet::wait(part, self.probes.clone())
+        };
+        let watcher = self
+            .watchers
+            .follow(&self.caller, node, probes, self.interval);
+        WaitNode::new(node.clone(), watcher)
+    }
+}
+
+/// A node's newest state; none once nothing comes any more.
+type Change = BoxFuture<'static, Option<(usize, watch::Receiver<Arc<NodeStatus>>)>>;
 
 impl Driver {
     /// A driver, and where it leaves what there is to tell.
     pub(super) fn new(
         watchers: &Watchers,
+        directory: &Directory,
         environment: Environment,
         identity: &Identity,
         request: WaitRequest,
         events: Events,
     ) -> (Self, outbox::Receiver) {
-        let (outbox, told) = outbox(request.nodes.len());
+        let (outbox, told) = outbox();
         let started = environment.now();
         let interval = match request.poll_interval {
             Duration::ZERO => POLL_INTERVAL,
             interval => interval,
         };
-        let caller = Caller::new(identity, &environment);
-        let follow = |target: &WaitTarget| {
-            let probes = if request.probes.is_empty() {
-                ProbeSet::of_level(target.part(), request.level, Mode::Wait)
-            } else {
-                ProbeSet::wait(target.part(), request.probes.clone())
-            };
-            let watcher = watchers.follow(&caller, &target.node, probes, interval);
-            WaitNode::new(target.node.clone(), watcher)
+        let follower = Follower {
+            watchers: watchers.clone(),
+            caller: Caller::new(identity, &environment),
+            probes: request.probes.clone(),
+            level: request.level,
+            interval,
         };
+        let follow = |target: &WaitTarget| follower.follow(&target.node, target.part());
         let nodes = request.nodes.iter().map(follow).collect();
+        let members = request.cluster.clone();
+        let members = members.map(|target| Members::new(directory, identity, target, started));
         let mut places = NodeIndex::default();
         for (place, target) in request.nodes.iter().enumerate() {
             places.insert(target.node.clone(), place);
@@ -88,6 +120,9 @@ impl Driver {
             environment,
             request,
             started,
+            members,
+            told_of_cluster: None,
+            follower,
             events,
             places,
             outbox,
@@ -102,11 +137,12 @@ impl Driver {
             policy = ?self.request.failure_policy,
             "the wait begins"
         );
-        let nodes = self.nodes.as_slice().iter();
-        let receivers = nodes.map(|node| node.watcher.statuses());
-        let mut changes: FuturesUnordered<Change> = receivers.enumerate().map(change).collect();
+        let nodes = self.nodes.iter();
+        let receivers = nodes.map(|(index, node)| (index, node.watcher.statuses()));
+        let mut changes: FuturesUnordered<Change> = receivers.map(change).collect();
         loop {
             let now = self.environment.now();
+            self.take_members(&mut changes, now);
             let next = match self.verdict(now) {
                 Decision::Over(verdict) => return self.end(verdict, now),
                 Decision::Next(next) => next,
@@ -115,7 +151,9 @@ impl Driver {
             if !news.is_empty() {
                 self.outbox.put(news);
             }
-            let wake = [next, self.deadline, self.nodes.unsettled_due()]
+            self.tell_of_cluster();
+            let leaves = self.nodes.end_due().filter(|due| *due > now);
+            let wake = [next, self.deadline, self.nodes.unsettled_due(), leaves]
                 .into_iter()
                 .flatten()
                 .min();
@@ -128,10 +166,13 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(news) = changes.next() => self.take(news, &mut changes),
+                () = changed(&mut self.members) => {}
                 // Once they have ended, nothing is told: then nodes are only polled.
                 Some(event) = self.events.next() => {
                     for place in self.places.about(&event) {
-                        self.nodes.as_slice()[*place].watcher.take(&event);
+                        if let Some(node) = self.nodes.get(*place) {
+                            node.watcher.take(&event);
+                        }
                     }
                 }
                 () = wake => {}
@@ -143,11 +184,70 @@ impl Driver {
         }
     }
 
+    /// Takes the nodes that have come to the cluster, and lets those go that have left it.
+    fn take_members(&mut self, changes: &mut FuturesUnordered<Change>, now: Instant) {
+        let Some(members) = &mut self.members else {
+            return;
+        };
+        let Changes { joined, left } = members.take();
+        for (place, node) in left {
+            tracing::debug!(%node, "the node has left");
+            self.places.remove(&node, |other| *other == place);
+            self.nodes.remove(place);
+            self.outbox.remove(place, node);
+        }
+        for listed in joined {
+            tracing::debug!(node = %listed.name, "a node has joined");
+            let mut node = self.follower.follow(&listed.name, Part::default());
+            node.may_leave = true;
+            let receiver = node.watcher.statuses();
+            let place = self.nodes.add(node, now);
+            self.places.insert(listed.name.clone(), place);
+            changes.push(change((place, receiver)));
+            members.note(listed, place);
+        }
+        if let Some(due) = self.nodes.end_due().filter(|due| *due <= now) {
+            members.refresh_for(due);
+        }
+        if let Some(asked) = members.asked() {
+            self.nodes
+                .settle_ends(asked, |place| members.stays(place), now);
+        }
+    }
+
+    /// Leaves what there is to say of the cluster, if that is news.
+    fn tell_of_cluster(&mut self) {
+        let Some(members) = &self.members else {
+            return;
+        };
+        let is_ready = |node: &WaitNode| {
+            let told = node.told.as_ref();
+            told.is_some_and(|told| told.state == NodeState::Ready)
+        };
+        let ready = self.nodes.iter().filter(|(_, node)| is_ready(node)).count();
+        let report = ClusterReport {
+            present: members.present(),
+            ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            min_nodes: members.min_nodes(),
+            reason: members.blocked(),
+            observed: self.environment.wall(),
+        };
+        let told = self.told_of_cluster.as_ref();
+        if told.is_none_or(|told| !told.says_the_same(&report)) {
+            let report = Arc::new(report);
+            self.told_of_cluster = Some(Arc::clone(&report));
+            self.outbox.put_cluster(report);
+        }
+    }
+
     fn take(
         &mut self,
-        (index, receiver): (usize, watch::Receiver<Arc<NodeStatus>>),
+        news: Option<(usize, watch::Receiver<Arc<NodeStatus>>)>,
         changes: &mut FuturesUnordered<Change>,
     ) {
+        let Some((index, receiver)) = news else {
+            return;
+        };
         let newest = Arc::clone(&receiver.borrow());
         self.nodes.note(index, newest, self.environment.now());
         changes.push(change((index, receiver)));
@@ -156,7 +256,7 @@ impl Driver {
     /// Whether the wait is over; if not, when time alone will change something.
     fn verdict(&mut self, now: Instant) -> Decision {
         // In this order: to be ready takes the statuses of this instant, and they may be terminal.
-        let ready = self.nodes.are_ready(now);
+        let ready = self.nodes.are_ready(now) && self.is_whole();
         if self.request.failure_policy == FailurePolicy::Stop
             && self.nodes.first_terminal().is_some()
         {
@@ -172,24 +272,46 @@ impl Driver {
         Decision::Next(moment.filter(|moment| *moment > now))
     }
 
+    /// Whether no node can have been left out: a cluster has to be listed once more, after all of its nodes
+    /// have passed.
+    fn is_whole(&mut self) -> bool {
+        match (&mut self.members, self.nodes.all_passed_from()) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(members), Some(moment)) => members.are_complete_since(moment),
+        }
+    }
+
     fn end(&mut self, verdict: Verdict, now: Instant) {
         let news = self.nodes.last_news();
         self.outbox.put(news);
-        let about = match verdict {
+        self.tell_of_cluster();
+        let blocked = self.members.as_ref().and_then(Members::blocked);
+        let place = match verdict {
             Verdict::Ready => None,
             Verdict::Terminal => self.nodes.first_terminal(),
-            Verdict::TimedOut => Some(self.first_waiting()),
+            // Of a cluster without all of its nodes, those that are missing come first.
+            Verdict::TimedOut if blocked.is_some() => None,
+            Verdict::TimedOut => self.first_waiting(),
         };
-        let message = about
-            .and_then(|index| self.message(index, verdict))
-            .unwrap_or_default();
-        let nodes = self.nodes.as_slice().iter();
+        let message = match (place, verdict, blocked) {
+            (Some(place), ..) => self.message(place, verdict),
+            (None, Verdict::TimedOut, Some(why)) => self.timed_out(why.as_str()),
+            (None, ..) => None,
+        };
+        let told = |(place, node): (usize, &WaitNode)| Some((place, node.told.clone()?));
+        let mut told: Vec<_> = self.nodes.iter().filter_map(told).collect();
+        if self.members.is_some() {
+            // In which order they came means nothing.
+            told.sort_by_cached_key(|(_, report)| Position::within(report.role, &report.node));
+        }
+        let about = place.and_then(|place| told.iter().position(|(other, _)| *other == place));
         let result = WaitResult {
             verdict,
-            message,
+            message: message.unwrap_or_default(),
             about,
             elapsed: now - self.started,
-            nodes: nodes.filter_map(|node| node.told.clone()).collect(),
+            nodes: told.into_iter().map(|(_, report)| report).collect(),
             observed: self.environment.wall(),
         };
         tracing::debug!(?verdict, why = result.message, elapsed = ?result.elapsed, "the wait has ended");
@@ -199,7 +321,7 @@ impl Driver {
     }
 
     /// The first node that is not ready. Who fails comes before who passes, but not for long enough yet.
-    fn first_waiting(&self) -> usize {
+    fn first_waiting(&self) -> Option<usize> {
         let failing = |node: &WaitNode| {
             let told = node.told.as_ref();
             told.is_some_and(|told| told.failing().is_some())
@@ -208,28 +330,32 @@ impl Driver {
             Some(told) => told.state != NodeState::Ready,
             None => true,
         };
-        let mut nodes = self.nodes.as_slice().iter();
+        let first = |is: &dyn Fn(&WaitNode) -> bool| {
+            let mut nodes = self.nodes.iter();
+            nodes.find(|(_, node)| is(node)).map(|(place, _)| place)
+        };
         // All nodes ready, but not yet seen so in the same moment: the first stands for all.
-        let failing = nodes.clone().position(failing);
-        failing.or_else(|| nodes.position(waiting)).unwrap_or(0)
+        first(&failing)
+            .or_else(|| first(&waiting))
+            .or_else(|| first(&|_| true))
     }
 
-    fn message(&self, index: usize, verdict: Verdict) -> Option<String> {
-        let told = self.nodes.as_slice().get(index)?.told.as_ref()?;
+    fn message(&self, place: usize, verdict: Verdict) -> Option<String> {
+        let told = self.nodes.get(place)?.told.as_ref()?;
         let why = match &told.state {
             NodeState::Waiting(reason) | NodeState::Terminal(reason) => reason.as_str(),
             NodeState::Ready => "ready, but the nodes were not seen ready at the same moment",
         };
-        let node = &told.node;
-        Some(match verdict {
-            Verdict::TimedOut => {
-                format!(
-                    "not ready within {}: {node}: {why}",
-                    seconds(self.request.limit?)
-                )
-            }
-            _ => format!("{node}: {why}"),
-        })
+        let why = format!("{}: {why}", told.node);
+        match verdict {
+            Verdict::TimedOut => self.timed_out(&why),
+            _ => Some(why),
+        }
+    }
+
+    fn timed_out(&self, why: &str) -> Option<String> {
+        let limit = seconds(self.request.limit?);
+        Some(format!("not ready within {limit}: {why}"))
     }
 }
 
@@ -240,10 +366,16 @@ enum Decision {
 
 fn change((index, mut receiver): (usize, watch::Receiver<Arc<NodeStatus>>)) -> Change {
     Box::pin(async move {
-        if receiver.changed().await.is_err() {
-            // Never, while the node is followed.
-            std::future::pending::<()>().await;
-        }
-        (index, receiver)
+        // It ends when the node is followed no longer.
+        receiver.changed().await.ok()?;
+        Some((index, receiver))
     })
+}
+
+/// Completes once there is another list of the cluster's nodes; never, if no cluster is waited for.
+async fn changed(members: &mut Option<Members>) {
+    match members {
+        Some(members) => members.changed().await,
+        None => std::future::pending().await,
+    }
 }

@@ -38,12 +38,7 @@ impl Monitor {
         let listed = listed.map_err(|error| MonitorError::NoList {
             source: error.into(),
         })?;
-        let discovery = Discovery {
-            labels: &context.labels,
-            visibility: &context.visibility,
-            profile: context.profile,
-        };
-        let mut nodes = discovery.nodes(listed, identity, selector);
+        let mut nodes = Discovery::of(context).nodes(&listed, identity, selector);
         if let Some(behind) = behind {
             nodes.retain(|node| Position::of(node) > *behind);
         }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod list;
+mod members;
 mod outbox;
 #[cfg(test)]
 mod simulation;
@@ -23,11 +24,12 @@ pub use crate::link::{InvalidLinkChoice, LinkChoice};
 use driver::Driver;
 pub use list::NodePage;
 pub use wait::{
-    FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent, WaitRequest, WaitResult,
-    WaitTarget,
+    ClusterReport, ClusterTarget, FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent,
+    WaitRequest, WaitResult, WaitTarget,
 };
 
 use crate::{
+    cluster::directory::Directory,
     container::Container,
     engine::ContainerEngine,
     environment::{Environment, after},
@@ -96,6 +98,7 @@ impl Default for Options {
 pub struct Monitor {
     context: Arc<Context>,
     watchers: Watchers,
+    directory: Directory,
 }
 
 /// Why a monitor has nothing to tell of a node.
@@ -184,8 +187,10 @@ impl Monitor {
             options.journal,
             options.profile,
         ));
+        let watchers = Watchers::new(Arc::clone(&context), options.events, options.linger);
         Self {
-            watchers: Watchers::new(Arc::clone(&context), options.events, options.linger),
+            directory: Directory::new(Arc::clone(&context), watchers.feed().clone()),
+            watchers,
             context,
         }
     }
@@ -306,8 +311,14 @@ impl Monitor {
     fn start(&self, identity: &Identity, request: WaitRequest, events: driver::Events) -> Wait {
         let environment = self.environment().clone();
         let names = names(&request.nodes);
-        let (mut driver, told) =
-            Driver::new(&self.watchers, environment, identity, request, events);
+        let (mut driver, told) = Driver::new(
+            &self.watchers,
+            &self.directory,
+            environment,
+            identity,
+            request,
+            events,
+        );
         // The identifier tells waits apart in the log; the nodes' own spans tell the rest.
         let id = self.environment().seed() >> 32;
         let span = tracing::debug_span!("wait", id = format_args!("{id:08x}"), nodes = names);

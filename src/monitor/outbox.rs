@@ -3,14 +3,15 @@
 //! delays nothing. Each report costs the same, however many nodes there are.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
 use futures_util::task::AtomicWaker;
 
-use super::wait::{NodeReport, WaitEvent, WaitResult};
+use super::wait::{ClusterReport, NodeReport, WaitEvent, WaitResult};
+use crate::node::NodeName;
 
 /// The driver's end. Dropping it ends the reader's, after what is left in between.
 #[derive(Debug)]
@@ -21,39 +22,43 @@ pub(super) struct Sender(Arc<Outbox>);
 pub(super) struct Receiver {
     outbox: Arc<Outbox>,
     /// What the reader has been told of each node.
-    told: Vec<Option<Arc<NodeReport>>>,
+    told: HashMap<usize, Arc<NodeReport>>,
+    told_of_cluster: Option<Arc<ClusterReport>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Outbox {
     contents: Mutex<Contents>,
     reader: AtomicWaker,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Contents {
     /// The report of each node that has not been read.
-    reports: Vec<Option<Arc<NodeReport>>>,
-    /// The nodes that have one: whoever changed first comes first.
-    turn: VecDeque<usize>,
+    reports: HashMap<usize, Arc<NodeReport>>,
+    /// Whose turn it is: whoever changed first comes first.
+    turn: VecDeque<Turn>,
+    /// The report of the cluster that has not been read. It comes before all others.
+    cluster: Option<Arc<ClusterReport>>,
     result: Option<Arc<WaitResult>>,
     closed: bool,
 }
 
-/// Makes both ends, for this many nodes.
-pub(super) fn outbox(nodes: usize) -> (Sender, Receiver) {
-    let outbox = Arc::new(Outbox {
-        contents: Mutex::new(Contents {
-            reports: vec![None; nodes],
-            turn: VecDeque::new(),
-            result: None,
-            closed: false,
-        }),
-        reader: AtomicWaker::new(),
-    });
+#[derive(Debug)]
+enum Turn {
+    /// The node has a report.
+    Report(usize),
+    /// The node has left.
+    Removed(usize, NodeName),
+}
+
+/// Makes both ends.
+pub(super) fn outbox() -> (Sender, Receiver) {
+    let outbox = Arc::new(Outbox::default());
     let receiver = Receiver {
         outbox: Arc::clone(&outbox),
-        told: vec![None; nodes],
+        told: HashMap::new(),
+        told_of_cluster: None,
     };
     (Sender(outbox), receiver)
 }
@@ -70,11 +75,26 @@ impl Sender {
     pub(super) fn put(&self, reports: impl IntoIterator<Item = (usize, Arc<NodeReport>)>) {
         let mut contents = self.0.contents();
         for (index, report) in reports {
-            if contents.reports[index].replace(report).is_none() {
-                contents.turn.push_back(index);
+            if contents.reports.insert(index, report).is_none() {
+                contents.turn.push_back(Turn::Report(index));
             }
         }
         drop(contents);
+        self.0.reader.wake();
+    }
+
+    /// Leaves that a node is no longer one of the wait's.
+    pub(super) fn remove(&self, index: usize, node: NodeName) {
+        let mut contents = self.0.contents();
+        contents.reports.remove(&index);
+        contents.turn.push_back(Turn::Removed(index, node));
+        drop(contents);
+        self.0.reader.wake();
+    }
+
+    /// Leaves the cluster's report.
+    pub(super) fn put_cluster(&self, report: Arc<ClusterReport>) {
+        self.0.contents().cluster = Some(report);
         self.0.reader.wake();
     }
 
@@ -93,7 +113,7 @@ impl Drop for Sender {
 }
 
 impl Receiver {
-    /// Returns how many nodes there are.
+    /// Returns of how many nodes the reader has been told.
     pub(super) fn nodes(&self) -> usize {
         self.told.len()
     }
@@ -103,17 +123,32 @@ impl Receiver {
         // In this order: what comes after the look into the contents wakes.
         self.outbox.reader.register(context.waker());
         let mut contents = self.outbox.contents();
-        while let Some(index) = contents.turn.pop_front() {
-            let Some(report) = contents.reports[index].take() else {
+        if let Some(report) = contents.cluster.take() {
+            let told = self.told_of_cluster.as_ref();
+            // A cluster that has changed and changed back is no news.
+            if told.is_none_or(|told| !told.says_the_same(&report)) {
+                self.told_of_cluster = Some(Arc::clone(&report));
+                return Poll::Ready(Some(WaitEvent::Cluster(report)));
+            }
+        }
+        while let Some(turn) = contents.turn.pop_front() {
+            let index = match turn {
+                Turn::Report(index) => index,
+                Turn::Removed(index, node) => {
+                    // Whom nobody was told of has not left.
+                    if self.told.remove(&index).is_some() {
+                        return Poll::Ready(Some(WaitEvent::Removed(node)));
+                    }
+                    continue;
+                }
+            };
+            let Some(report) = contents.reports.remove(&index) else {
                 continue;
             };
-            let told = &mut self.told[index];
-            // A node that has changed and changed back is no news.
-            if told
-                .as_ref()
-                .is_none_or(|told| !told.says_the_same(&report))
-            {
-                *told = Some(Arc::clone(&report));
+            // Nor is a node.
+            let told = self.told.get(&index);
+            if told.is_none_or(|told| !told.says_the_same(&report)) {
+                self.told.insert(index, Arc::clone(&report));
                 return Poll::Ready(Some(WaitEvent::Node(report)));
             }
         }
@@ -176,6 +211,10 @@ mod tests {
                     };
                     read.push(format!("{}:{reason}", report.node));
                 }
+                Poll::Ready(Some(WaitEvent::Removed(node))) => read.push(format!("-{node}")),
+                Poll::Ready(Some(WaitEvent::Cluster(report))) => {
+                    read.push(format!("{}/{}", report.ready, report.present));
+                }
                 Poll::Ready(Some(WaitEvent::Result(_))) => {
                     read.push("result".to_owned());
                     break;
@@ -192,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_node_is_read_in_the_order_in_which_they_changed() {
-        let (sender, mut receiver) = outbox(3);
+        let (sender, mut receiver) = outbox();
         sender.put([report(2, "a"), report(0, "a")]);
         sender.put([report(1, "a"), report(2, "b")]);
         assert_eq!(read(&mut receiver), "n2:b n0:a n1:a");
@@ -203,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_node_that_changes_back_before_it_is_read_is_no_news() {
-        let (sender, mut receiver) = outbox(1);
+        let (sender, mut receiver) = outbox();
         sender.put([report(0, "a")]);
         assert_eq!(read(&mut receiver), "n0:a");
         sender.put([report(0, "b")]);
@@ -212,8 +251,41 @@ mod tests {
     }
 
     #[test]
+    fn who_has_left_is_told_of_unless_nobody_knew_of_it() {
+        let (sender, mut receiver) = outbox();
+        sender.put([report(0, "a"), report(1, "a")]);
+        sender.remove(1, "n1".parse().unwrap());
+        assert_eq!(read(&mut receiver), "n0:a");
+        sender.put([report(0, "b")]);
+        sender.remove(0, "n0".parse().unwrap());
+        assert_eq!(read(&mut receiver), "-n0");
+    }
+
+    #[test]
+    fn the_cluster_comes_before_its_nodes_and_only_when_it_has_changed() {
+        let cluster = |ready| {
+            Arc::new(ClusterReport {
+                present: 2,
+                ready,
+                min_nodes: 1,
+                reason: None,
+                observed: SystemTime::UNIX_EPOCH,
+            })
+        };
+        let (sender, mut receiver) = outbox();
+        sender.put([report(0, "a")]);
+        sender.put_cluster(cluster(0));
+        assert_eq!(read(&mut receiver), "0/2 n0:a");
+        sender.put_cluster(cluster(1));
+        sender.put_cluster(cluster(0));
+        assert_eq!(read(&mut receiver), "");
+        sender.put_cluster(cluster(2));
+        assert_eq!(read(&mut receiver), "2/2");
+    }
+
+    #[test]
     fn the_result_comes_after_the_reports_also_when_the_driver_has_gone() {
-        let (sender, mut receiver) = outbox(2);
+        let (sender, mut receiver) = outbox();
         sender.end(result());
         sender.put([report(1, "a")]);
         drop(sender);
@@ -222,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_goes_without_a_result_ends_the_stream() {
-        let (sender, mut receiver) = outbox(2);
+        let (sender, mut receiver) = outbox();
         sender.put([report(1, "a")]);
         drop(sender);
         assert_eq!(read(&mut receiver), "n1:a -");
@@ -230,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_waits_is_woken() {
-        let (sender, mut receiver) = outbox(1);
+        let (sender, mut receiver) = outbox();
         let reading = std::future::poll_fn(move |context| receiver.poll_next(context));
         let reading = tokio::spawn(reading);
         tokio::task::yield_now().await;

@@ -45,6 +45,48 @@ pub struct WaitRequest {
     pub failure_policy: FailurePolicy,
     /// How far the nodes have to come, where no probes are named.
     pub level: Level,
+    /// The cluster whose nodes are waited for, in place of named ones.
+    pub cluster: Option<ClusterTarget>,
+}
+
+/// A cluster to wait for: whatever nodes it has, and will have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterTarget {
+    /// The realm, as the nodes' labels say it.
+    pub realm: String,
+    /// The cluster's name, in the same way.
+    pub cluster: String,
+    /// How many nodes there have to be at least; zero counts as one.
+    pub min_nodes: u32,
+}
+
+impl std::fmt::Display for ClusterTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.realm, self.cluster)
+    }
+}
+
+/// What a cluster wait has to say of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterReport {
+    /// How many nodes there are, in whatever state their containers are.
+    pub present: u32,
+    /// How many of them are ready.
+    pub ready: u32,
+    /// How many there have to be at least.
+    pub min_nodes: u32,
+    /// Why the cluster itself keeps the wait from being over; none if its nodes alone decide.
+    pub reason: Option<Reason>,
+    /// When this was so.
+    pub observed: SystemTime,
+}
+
+impl ClusterReport {
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let says = |report: &Self| (report.present, report.ready, report.min_nodes);
+        says(self) == says(other) && self.reason == other.reason
+    }
 }
 
 /// A node to wait for.
@@ -190,6 +232,10 @@ pub struct WaitResult {
 pub enum WaitEvent {
     /// The first report of a node, or one that differs from the report before it.
     Node(Arc<NodeReport>),
+    /// A node has left the cluster.
+    Removed(NodeName),
+    /// The first report of a cluster, or one that differs from the report before it.
+    Cluster(Arc<ClusterReport>),
     /// The result of the wait, which is always the last event.
     Result(Arc<WaitResult>),
 }
@@ -237,7 +283,7 @@ impl Stream for Wait {
         }
         let event = std::task::ready!(self.told.poll_next(context));
         // The driver ends only with a result. If there is none, the async runtime is shutting down.
-        self.over = !matches!(event, Some(WaitEvent::Node(_)));
+        self.over = matches!(event, Some(WaitEvent::Result(_)) | None);
         Poll::Ready(event)
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     container::Run,
     node::NodeName,
     probe::{Evidence, Outcome, container},
-    reason::Reason,
+    reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult},
     text::Line,
     watcher::{NodeStatus, SeenRun, Watcher},
@@ -32,6 +32,12 @@ pub(super) struct WaitNode {
     pub(super) run: Option<Run>,
     /// Why that is over for good, though the container runs again.
     pub(super) ended: Option<Reason>,
+    /// Whether the node leaves when its container is removed, as one of a cluster does.
+    pub(super) may_leave: bool,
+    /// When its container was seen to have ended, as long as it may leave.
+    pub(super) end_seen: Option<Instant>,
+    /// Whether its container was still there later, so that the end counts.
+    pub(super) end_stands: bool,
 }
 
 impl WaitNode {
@@ -47,7 +53,21 @@ impl WaitNode {
             refreshed_for: None,
             run: None,
             ended: None,
+            may_leave: false,
+            end_seen: None,
+            end_stands: false,
         }
+    }
+
+    /// Whether the container has ended, or is not there any more.
+    pub(super) fn has_ended(&self) -> bool {
+        let ended = [ReasonCode::ContainerEnded, ReasonCode::ContainerMissing];
+        let mut codes = self
+            .newest
+            .probes
+            .iter()
+            .filter_map(|report| report.result.code());
+        self.ended.is_some() || codes.any(|code| ended.contains(&code))
     }
 
     /// Holds the run that was seen last against the one that this wait has seen alive.

@@ -3,7 +3,11 @@
 //!
 //! A change of one node costs as much as one node, however many others there are.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -23,9 +27,15 @@ use crate::{
 /// sooner, and their answer is worth more than the news that it is being waited for.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
+/// How much later a container of a cluster that has ended has to be there still: whoever takes a node away ends it
+/// first.
+const LEAVES: Duration = Duration::from_secs(1);
+
 /// The nodes of a wait.
 pub(super) struct WaitNodes {
-    nodes: Vec<WaitNode>,
+    /// The nodes, each by its place, which stays its own when others leave.
+    nodes: BTreeMap<usize, WaitNode>,
+    next: usize,
     policy: FailurePolicy,
     stable_for: Duration,
     /// How far the nodes have to come; none where probes are named.
@@ -34,6 +44,8 @@ pub(super) struct WaitNodes {
     /// The nodes that pass, by since when.
     passing: BTreeSet<(Instant, usize)>,
     terminal: BTreeSet<usize>,
+    /// The nodes of which it is open whether they leave, by when their containers were seen to have ended.
+    ending: BTreeSet<(Instant, usize)>,
     /// The nodes of which there may be something to tell.
     untold: BTreeSet<usize>,
     /// The nodes that have not been looked at to an end, by when that is told.
@@ -54,26 +66,62 @@ struct Confirmation {
 impl WaitNodes {
     pub(super) fn new(nodes: Vec<WaitNode>, request: &WaitRequest, started: Instant) -> Self {
         let mut all = Self {
+            nodes: BTreeMap::new(),
+            next: 0,
             policy: request.failure_policy,
             stable_for: request.stable_for,
             level: request.probes.is_empty().then_some(request.level),
             started,
             passing: BTreeSet::new(),
             terminal: BTreeSet::new(),
+            ending: BTreeSet::new(),
             untold: BTreeSet::new(),
             unsettled_due: BTreeSet::new(),
             confirmation: Confirmation::default(),
-            nodes,
         };
-        for index in 0..all.nodes.len() {
-            let newest = Arc::clone(&all.nodes[index].newest);
-            all.note(index, newest, started);
+        for node in nodes {
+            all.add(node, started);
         }
         all
     }
 
-    pub(super) fn as_slice(&self) -> &[WaitNode] {
-        &self.nodes
+    /// Takes another node, and returns its place.
+    pub(super) fn add(&mut self, node: WaitNode, now: Instant) -> usize {
+        let index = self.next;
+        self.next += 1;
+        let newest = Arc::clone(&node.newest);
+        self.nodes.insert(index, node);
+        self.note(index, newest, now);
+        index
+    }
+
+    /// Lets a node go that is no longer one of the wait's.
+    pub(super) fn remove(&mut self, index: usize) {
+        let Some(node) = self.nodes.remove(&index) else {
+            return;
+        };
+        if let Some(since) = node.passed_since {
+            self.passing.remove(&(since, index));
+        }
+        if let Some(due) = node.unsettled_due {
+            self.unsettled_due.remove(&(due, index));
+        }
+        if let Some(seen) = node.end_seen {
+            self.ending.remove(&(seen, index));
+        }
+        self.terminal.remove(&index);
+        self.untold.remove(&index);
+        self.confirmation.unchecked.remove(&index);
+        self.confirmation.open.remove(&index);
+    }
+
+    /// The nodes, with their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &WaitNode)> + Clone {
+        self.nodes.iter().map(|(index, node)| (*index, node))
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&WaitNode> {
+        self.nodes.get(&index)
     }
 
     /// Nobody needs the nodes any more.
@@ -83,7 +131,9 @@ impl WaitNodes {
 
     /// Takes a node's newest status.
     pub(super) fn note(&mut self, index: usize, newest: Arc<NodeStatus>, now: Instant) {
-        let node = &mut self.nodes[index];
+        let Some(node) = self.nodes.get_mut(&index) else {
+            return;
+        };
         if let Some(since) = node.passed_since {
             self.passing.remove(&(since, index));
         }
@@ -102,20 +152,70 @@ impl WaitNodes {
             node.follow_run(newest.run.as_ref(), self.started);
         }
         node.newest = newest;
-        if self.is_terminal(index) {
-            self.terminal.insert(index);
-        } else {
-            self.terminal.remove(&index);
-        }
+        self.note_end(index, now);
         self.settle(index, now);
         if self.confirmation.moment.is_some() {
             self.confirmation.unchecked.insert(index);
         }
     }
 
+    /// Notes whether a node is past help, and since when its container has been seen to have ended.
+    fn note_end(&mut self, index: usize, now: Instant) {
+        let is_terminal = self.is_terminal(index);
+        let Some(node) = self.nodes.get_mut(&index) else {
+            return;
+        };
+        let has_ended = is_terminal && node.may_leave && node.has_ended();
+        if has_ended && node.end_seen.is_none() {
+            node.end_seen = Some(now);
+            self.ending.insert((now, index));
+        } else if !has_ended && let Some(seen) = node.end_seen.take() {
+            self.ending.remove(&(seen, index));
+            node.end_stands = false;
+        }
+        if is_terminal && (!has_ended || node.end_stands) {
+            self.terminal.insert(index);
+        } else {
+            self.terminal.remove(&index);
+        }
+    }
+
+    /// From when on it is settled whether a node whose container has ended leaves the cluster.
+    pub(super) fn end_due(&self) -> Option<Instant> {
+        self.ending.first().map(|(seen, _)| *seen + LEAVES)
+    }
+
+    /// Takes what a list shows that was asked for then: who is there, and not about to be removed, does not
+    /// leave.
+    pub(super) fn settle_ends(
+        &mut self,
+        asked: Instant,
+        stays: impl Fn(usize) -> bool,
+        now: Instant,
+    ) {
+        let due: Vec<_> = self
+            .ending
+            .iter()
+            .take_while(|(seen, _)| *seen + LEAVES <= asked)
+            .copied()
+            .collect();
+        for (seen, index) in due {
+            if stays(index) {
+                self.ending.remove(&(seen, index));
+                if let Some(node) = self.nodes.get_mut(&index) {
+                    node.end_stands = true;
+                }
+                self.note_end(index, now);
+                self.untold.insert(index);
+            }
+        }
+    }
+
     /// Notes whether there is something to tell of a node, or when there will be.
     fn settle(&mut self, index: usize, now: Instant) {
-        let node = &mut self.nodes[index];
+        let Some(node) = self.nodes.get_mut(&index) else {
+            return;
+        };
         if is_settled(&node.newest, self.started) {
             if let Some(due) = node.unsettled_due.take() {
                 self.unsettled_due.remove(&(due, index));
@@ -134,11 +234,13 @@ impl WaitNodes {
     /// Takes the statuses as they are at this instant, also those whose news has not been waited for
     /// yet: what was drained before may be older.
     fn catch_up(&mut self, now: Instant) {
-        for index in 0..self.nodes.len() {
-            let newest = self.nodes[index].watcher.status();
-            if !Arc::ptr_eq(&newest, &self.nodes[index].newest) {
-                self.note(index, newest, now);
-            }
+        let newer = |(index, node): (&usize, &WaitNode)| {
+            let newest = node.watcher.status();
+            (!Arc::ptr_eq(&newest, &node.newest)).then_some((*index, newest))
+        };
+        let newer: Vec<_> = self.nodes.iter().filter_map(newer).collect();
+        for (index, newest) in newer {
+            self.note(index, newest, now);
         }
     }
 
@@ -169,12 +271,9 @@ impl WaitNodes {
             if self.all_passed_from() == Some(moment) && self.confirmation.unchecked.is_empty() {
                 // The statuses of all are the newest, and have been held against the moment. What has
                 // arrived at a node meanwhile is not in them.
-                let all = 0..self.nodes.len();
-                let current = |index: &usize| {
-                    let node = &self.nodes[*index];
-                    node.watcher.is_current(&node.newest)
-                };
-                let open: BTreeSet<_> = all.filter(|index| !current(index)).collect();
+                let current = |node: &WaitNode| node.watcher.is_current(&node.newest);
+                let open = self.nodes.iter().filter(|(_, node)| !current(node));
+                let open: BTreeSet<_> = open.map(|(index, _)| *index).collect();
                 let ready = open.is_empty();
                 self.confirmation.open = open;
                 return ready;
@@ -187,11 +286,13 @@ impl WaitNodes {
         let confirmation = &mut self.confirmation;
         if confirmation.moment != Some(moment) {
             confirmation.moment = Some(moment);
-            confirmation.unchecked = (0..self.nodes.len()).collect();
+            confirmation.unchecked = self.nodes.keys().copied().collect();
             confirmation.open.clear();
         }
         for index in std::mem::take(&mut confirmation.unchecked) {
-            let node = &mut self.nodes[index];
+            let Some(node) = self.nodes.get_mut(&index) else {
+                continue;
+            };
             if confirms(node, moment, self.stable_for) {
                 confirmation.open.remove(&index);
             } else {
@@ -206,7 +307,9 @@ impl WaitNodes {
     }
 
     fn is_terminal(&self, index: usize) -> bool {
-        let node = &self.nodes[index];
+        let Some(node) = self.nodes.get(&index) else {
+            return false;
+        };
         let newest = &node.newest;
         let counts = newest.is_settled && newest.freshness != Freshness::Stale;
         let own = counts && newest.started >= self.started;
@@ -244,20 +347,25 @@ impl WaitNodes {
     /// The reports of all nodes that differ from what was told, also of those that have not been looked
     /// at to an end.
     pub(super) fn last_news(&mut self) -> Vec<(usize, Arc<NodeReport>)> {
-        self.tell((0..self.nodes.len()).collect())
+        self.tell(self.nodes.keys().copied().collect())
     }
 
     fn tell(&mut self, indices: BTreeSet<usize>) -> Vec<(usize, Arc<NodeReport>)> {
         let mut news = Vec::new();
         for index in indices {
-            let report = self.report(&self.nodes[index]);
-            let told = self.nodes[index].told.as_ref();
+            let Some(node) = self.nodes.get(&index) else {
+                continue;
+            };
+            let report = self.report(node);
+            let told = node.told.as_ref();
             if told.is_some_and(|told| told.says_the_same(&report)) {
                 continue;
             }
             tracing::debug!(node = %report.node, state = ?report.state, "told");
             let report = Arc::new(report);
-            self.nodes[index].told = Some(Arc::clone(&report));
+            if let Some(node) = self.nodes.get_mut(&index) {
+                node.told = Some(Arc::clone(&report));
+            }
             news.push((index, report));
         }
         news
@@ -277,6 +385,10 @@ impl WaitNodes {
         }
         if let Some(ended) = &node.ended {
             end(&mut probes, ended);
+        }
+        if node.end_seen.is_some() && !node.end_stands {
+            // It may be about to leave.
+            soften(&mut probes, Clone::clone);
         }
         let failing = probes.iter().find(|report| !report.result.is_passed());
         let state = match (failing, node.passed_since) {

@@ -58,6 +58,8 @@ struct Hub {
 #[derive(Default)]
 struct Readers {
     nodes: NodeIndex<Arc<Reader>>,
+    /// Who wants to know that another container may be there, or another name.
+    lists: Vec<Arc<Notify>>,
     /// Reads for as long as there are readers.
     task: Option<Task>,
 }
@@ -67,6 +69,34 @@ struct Reader {
     inbox: Arc<Inbox>,
     /// Whether the last look found no such container. Then only events tell that it has come.
     is_absent: AtomicBool,
+}
+
+/// The share of somebody who lists the containers; ends when this is dropped.
+pub(crate) struct ListSubscription {
+    hub: Arc<Hub>,
+    changed: Arc<Notify>,
+}
+
+impl ListSubscription {
+    /// Completes once the list of the containers may have changed since this completed last.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether every change is told.
+    pub(crate) fn is_live(&self) -> bool {
+        self.hub.is_live()
+    }
+}
+
+impl Drop for ListSubscription {
+    fn drop(&mut self) {
+        let mut readers = self.hub.readers();
+        readers
+            .lists
+            .retain(|changed| !Arc::ptr_eq(changed, &self.changed));
+        self.hub.end_without_readers(&mut readers);
+    }
 }
 
 /// One node's share in the events; ends when this is dropped.
@@ -102,16 +132,34 @@ impl Feed {
             is_absent: AtomicBool::new(false),
         });
         readers.nodes.insert(node.clone(), Arc::clone(&reader));
+        self.read_for(&mut readers);
+        Subscription {
+            hub: Arc::clone(hub),
+            node,
+            reader,
+        }
+    }
+
+    /// Tells when another container may be there, or another name.
+    pub(crate) fn subscribe_to_list(&self) -> ListSubscription {
+        let hub = &self.0;
+        let mut readers = hub.readers();
+        let changed = Arc::new(Notify::new());
+        readers.lists.push(Arc::clone(&changed));
+        self.read_for(&mut readers);
+        ListSubscription {
+            hub: Arc::clone(hub),
+            changed,
+        }
+    }
+
+    fn read_for(&self, readers: &mut Readers) {
+        let hub = &self.0;
         if hub.wanted && readers.task.is_none() {
             let reading = Arc::clone(hub);
             let generation = hub.generation.fetch_add(1, Ordering::SeqCst) + 1;
             let read = async move { reading.read(generation).await };
             readers.task = Some(hub.environment.spawn(read));
-        }
-        Subscription {
-            hub: Arc::clone(hub),
-            node,
-            reader,
         }
     }
 }
@@ -119,8 +167,7 @@ impl Feed {
 impl Subscription {
     /// Whether whatever happens is told. It is for as long as nothing else is: losing it is told.
     pub(super) fn is_live(&self) -> bool {
-        let live = self.hub.live.load(Ordering::SeqCst);
-        live != 0 && live == self.hub.generation.load(Ordering::SeqCst)
+        self.hub.is_live()
     }
 
     /// Notes whether there is no such container.
@@ -139,14 +186,23 @@ impl Drop for Subscription {
         let mut readers = self.hub.readers();
         let is_it = |reader: &Arc<Reader>| Arc::ptr_eq(reader, &self.reader);
         readers.nodes.remove(&self.node, is_it);
-        if readers.nodes.is_empty() {
-            readers.task = None;
-            self.hub.generation.fetch_add(1, Ordering::SeqCst);
-        }
+        self.hub.end_without_readers(&mut readers);
     }
 }
 
 impl Hub {
+    fn is_live(&self) -> bool {
+        let live = self.live.load(Ordering::SeqCst);
+        live != 0 && live == self.generation.load(Ordering::SeqCst)
+    }
+
+    fn end_without_readers(&self, readers: &mut Readers) {
+        if readers.nodes.is_empty() && readers.lists.is_empty() {
+            readers.task = None;
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     async fn read(&self, generation: u64) {
         let mut recent = Recent::default();
         let mut backoff = EVENTS_BACKOFF.0;
@@ -253,15 +309,30 @@ impl Hub {
 
     fn deliver(&self, event: &ContainerEvent) {
         tracing::debug!(container = %event.id, name = event.name, action = %event.action, "event");
-        for reader in self.readers().nodes.about(event) {
+        let readers = self.readers();
+        for reader in readers.nodes.about(event) {
             reader.inbox.container_event(event.action);
+        }
+        if matches!(
+            event.action,
+            Action::Create | Action::Rename | Action::Destroy
+        ) {
+            readers
+                .lists
+                .iter()
+                .for_each(|changed| changed.notify_one());
         }
     }
 
     fn everyone_looks(&self) {
-        for reader in self.readers().nodes.values() {
+        let readers = self.readers();
+        for reader in readers.nodes.values() {
             reader.inbox.events_missed();
         }
+        readers
+            .lists
+            .iter()
+            .for_each(|changed| changed.notify_one());
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {

@@ -69,6 +69,11 @@ impl Watchers {
         }))
     }
 
+    /// What the engine tells of its containers.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.0.feed
+    }
+
     /// Follows a node for a client that polls it at that interval, where it has to be polled.
     pub(crate) fn follow(
         &self,

@@ -52,7 +52,7 @@ pub(super) const SLOW_BOOT: Duration = Duration::from_secs(2);
 pub(super) const CONFIGURATION: Duration = Duration::from_secs(5);
 
 /// How often what events tell is asked for all the same: an event may have been lost.
-pub(super) const RESYNC: Duration = Duration::from_secs(30);
+pub(crate) const RESYNC: Duration = Duration::from_secs(30);
 
 /// How long one query may take in all. Every call that it makes has a shorter limit of its own; this
 /// one only keeps a query from adding up too many.
@@ -70,7 +70,7 @@ pub(super) const ENGINE_LAG: Duration = Duration::from_millis(500);
 pub(super) const AFTER_A_PANIC: Duration = Duration::from_secs(1);
 
 /// The wait before a lost event stream is subscribed to again: at first, and at most.
-pub(super) const EVENTS_BACKOFF: (Duration, Duration) =
+pub(crate) const EVENTS_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(5));
 
 /// How many inspections may be under way at once. An engine answers some hundreds in a second; more of

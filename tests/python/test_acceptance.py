@@ -508,13 +508,16 @@ def test_twenty_unknown_probes_leave_room_for_the_known_ones(stub):
     assert all(name in failure.message for name in KNOWN)
 
 
-# --- not implemented yet ----------------------------------------------------------------------
+# --- clusters ---------------------------------------------------------------------------------
 
 
-def test_a_wait_for_a_cluster_is_not_implemented(stub):
-    selector = pb.ClusterSelector(realm="readyd", cluster="demo")
-    failure = refusal(stub.WaitReady, pb.WaitReadyRequest(cluster=selector))
-    assert (failure.code, failure.reason) == ("UNIMPLEMENTED", "NOT_IMPLEMENTED")
+def test_a_cluster_without_nodes_is_incomplete(stub):
+    selector = pb.ClusterSelector(realm="readyd", cluster="no-such")
+    wanted = pb.WaitReadyRequest(cluster=selector)
+    wanted.timeout.FromMilliseconds(500)
+    ended = Wait(stub, wanted).end()
+    assert ended.code == "DEADLINE_EXCEEDED"
+    assert ended.result.message == "not ready within 500ms: cluster readyd/no-such has 0 of 1 node"
 
 
 def test_a_bad_cluster_selector_is_refused_before_anything_else(stub):

@@ -161,6 +161,11 @@ impl Cluster {
             .args(["up", &self.name]));
     }
 
+    /// Returns the realm and the name, as the command line takes them.
+    pub fn selector(&self) -> String {
+        format!("readyd/{}", self.name)
+    }
+
     pub fn node(&self, host: &str) -> String {
         format!("readyd-{}-{host}", self.name)
     }

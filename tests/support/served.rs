@@ -100,7 +100,7 @@ pub async fn read(
             Ok(Some(message)) => match message.event.unwrap() {
                 Event::Node(node) => reasons.push(node.reason),
                 Event::Result(last) => result = Some(last),
-                Event::Heartbeat(_) => {}
+                Event::Heartbeat(_) | Event::Removed(_) | Event::Cluster(_) => {}
             },
             Ok(None) => return (reasons, result, None),
             Err(status) => return (reasons, result, Some(status)),

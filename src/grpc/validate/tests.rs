@@ -18,8 +18,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 fn wait_for(request: &pb::WaitReadyRequest) -> Result<WaitRequest, Violations> {
     match wait(request, LONGEST_WAIT)? {
-        ValidWait::Nodes(request, _) => Ok(request),
-        ValidWait::Cluster | ValidWait::Beyond(_) => panic!("no cluster was asked for"),
+        ValidWait::Wait(request, _) => Ok(request),
+        ValidWait::Beyond(_) => panic!("no cluster was asked for"),
     }
 }
 

@@ -46,6 +46,11 @@ pub(super) async fn follow(sim: Sim, monitor: Monitor, request: WaitRequest) {
                         .push(format!("terminal in spite of its policy: {reason}"));
                 }
             }
+            WaitEvent::Removed(_) | WaitEvent::Cluster(_) => {
+                world
+                    .violations
+                    .push("a wait for nodes tells of a cluster".to_owned());
+            }
             WaitEvent::Result(result) => {
                 let said = format!("{:?} {}", result.verdict, result.message);
                 let verdict = match result.verdict {
