@@ -32,7 +32,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match message.event {
             Some(Event::Node(node)) => println!("{} {:?} {}", node.node, node.state(), node.reason),
             Some(Event::Result(result)) => println!("{:?} {}", result.verdict(), result.message),
-            None => {}
+            // A wait for nodes tells of nothing else.
+            Some(_) | None => {}
         }
     }
     Ok(())
