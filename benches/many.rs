@@ -172,7 +172,7 @@ async fn beside_made_up_names() {
             for _ in 0..1000 {
                 match messages.message().await.unwrap().unwrap().event.unwrap() {
                     Event::Node(_) => {}
-                    Event::Result(result) => panic!("{result:?}"),
+                    other => panic!("{other:?}"),
                 }
             }
         }
