@@ -26,7 +26,8 @@
 pub use crate::pb::{
     CheckRequest, CheckResponse, ClusterReport, ClusterSelector, DESCRIPTORS, FailurePolicy,
     Heartbeat, Level, ListNodesRequest, ListNodesResponse, Node, NodeReport, NodeState, NodeTarget,
-    NodeView, Outcome, ProbeReport, ReasonCode, Role, SnapshotRequest, SnapshotResponse, Trigger,
-    Verdict, WaitReadyRequest, WaitReadyResponse, WaitResult,
-    readiness_service_client::ReadinessServiceClient, wait_ready_response,
+    NodeView, Outcome, ProbeReport, ReasonCode, Role, SnapshotRequest, SnapshotResponse, Synced,
+    Trigger, Verdict, WaitReadyRequest, WaitReadyResponse, WaitResult, WatchNodesRequest,
+    WatchNodesResponse, readiness_service_client::ReadinessServiceClient, wait_ready_response,
+    watch_nodes_response,
 };

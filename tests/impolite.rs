@@ -14,7 +14,7 @@ use std::{
 use readyd::{
     client::{
         CheckRequest, FailurePolicy, Outcome, SnapshotRequest, Verdict, WaitReadyRequest,
-        wait_ready_response::Event,
+        WatchNodesRequest, wait_ready_response::Event,
     },
     grpc::{Limits, ListenAddress, Listener},
 };
@@ -193,6 +193,50 @@ async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
     let (reasons, result, status) = timeout(PATIENCE, read(unread.into_inner())).await.unwrap();
     assert!(result.is_none(), "{} {result:?}", reasons.len());
     assert!(status.is_some());
+    eventually("all of them end", || served.environment.tasks() == 0).await;
+}
+
+/// A watch has no limit, so that a reader who stops would hold its place for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_not_read_is_let_go_and_says_why_when_it_is_read() {
+    let limits = Limits {
+        waits: 1,
+        unread_watch: 1000 * MS,
+        ..Limits::default()
+    };
+    let (names, fake) = with_journals(40);
+    for name in &names {
+        let realm = ("sind.realm".to_owned(), "r".to_owned());
+        fake.change(name, |node| node.container.labels.extend([realm]));
+    }
+    let served = serve(&fake, limits).await;
+    let channel = Endpoint::from_shared(served.url.clone())
+        .unwrap()
+        .initial_stream_window_size(Some(65_535))
+        .connect()
+        .await
+        .unwrap();
+    let watch = WatchNodesRequest::default;
+    let unread = Client::new(channel).watch_nodes(watch()).await.unwrap();
+    let mut client = served.client.clone();
+    assert_full(&client.watch_nodes(watch()).await.unwrap_err());
+    let next = async {
+        while client.watch_nodes(watch()).await.is_err() {
+            sleep(5 * MS).await;
+        }
+    };
+    timeout(PATIENCE, next).await.unwrap();
+    let mut unread = unread.into_inner();
+    let reading = async {
+        loop {
+            match unread.message().await {
+                Ok(message) => assert!(message.is_some()),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = timeout(PATIENCE, reading).await.unwrap();
+    assert_eq!(reason(&status), "SLOW_READER");
     eventually("all of them end", || served.environment.tasks() == 0).await;
 }
 

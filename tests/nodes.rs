@@ -590,6 +590,23 @@ fn the_command_line_says_how_it_ended(#[values(BOOKWORM, FORKY)] suite: &'static
 
     node.sh("systemctl stop munge");
     assert_eq!(code(&["snapshot", &name]), Some(5));
+    // What ends a wait early is told how far it was.
+    for signal in ["-INT", "-TERM"] {
+        let mut waiting = readyd_command(&["wait", &name])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut progress = std::io::BufReader::new(waiting.stderr.take().unwrap()).lines();
+        assert!(progress.any(|line| line.unwrap().contains("munge.service is inactive")));
+        support::real::run(
+            std::process::Command::new("kill").args([signal, &waiting.id().to_string()]),
+        );
+        let told = waiting.wait_with_output().unwrap();
+        assert_eq!(told.status.code(), Some(130), "{told:?}");
+        let says = format!("interrupted: 0 of 1 nodes are ready, {name}: munge: ");
+        assert!(stdout(&told).starts_with(&says), "{told:?}");
+    }
     assert_eq!(code(&["check", &name, "munge"]), Some(5));
     assert_eq!(code(&["check", &name, "sshd"]), Some(0));
     assert_eq!(code(&["wait", &name, "--timeout", "1s"]), Some(4));
@@ -597,7 +614,10 @@ fn the_command_line_says_how_it_ended(#[values(BOOKWORM, FORKY)] suite: &'static
     assert_eq!(code(&["snapshot", &name, "--select", "team=b"]), Some(1));
     assert_eq!(code(&["check", &name, "nope"]), Some(2));
     assert_eq!(code(&["wait", "a/b"]), Some(2));
-    assert_eq!(code(&["nodes"]), Some(1));
+    assert_eq!(code(&["wait", &name, "--level", "jobs"]), Some(2));
+    assert_eq!(code(&["nodes", "--cluster", "no/such"]), Some(0));
+    let nowhere = ["nodes", "--docker-host", "unix:///nonexistent.sock"];
+    assert_eq!(code(&nowhere), Some(1));
     let unreachable = readyd(&[
         "snapshot",
         &name,
@@ -829,4 +849,32 @@ fn nodes_are_listed_with_their_state(#[values(BOOKWORM, FORKY)] suite: &'static 
     assert_eq!(nodes[1]["report"]["level"], "LEVEL_SERVICES");
     assert_eq!(nodes[1]["profile"], "PROFILE_SYSTEMD");
     assert_eq!(nodes[0]["report"]["state"], "NODE_STATE_TERMINAL");
+
+    // And from now on.
+    let mut watching = readyd_command(&["nodes", "--watch", "--cluster", &cluster])
+        .args(["--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut messages =
+        lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    let mut until = |has_come: &dyn Fn(&serde_json::Value) -> bool| {
+        let found = messages.find(has_come);
+        found.expect("the watch has ended")
+    };
+    until(&|message| message.get("synced").is_some());
+    docker(&["pause", &tenth.0]);
+    let paused = |message: &serde_json::Value| {
+        let node = &message["node"];
+        let probe = &node["report"]["probes"][0];
+        node["containerState"] == "paused" && probe["code"] == "REASON_CODE_CONTAINER_PAUSED"
+    };
+    assert_eq!(until(&paused)["node"]["node"], *tenth.0);
+    docker(&["rm", "--force", &tenth.0]);
+    until(&|message| message["removed"] == *tenth.0);
+    support::real::run(
+        std::process::Command::new("kill").args(["-INT", &watching.id().to_string()]),
+    );
+    assert_eq!(watching.wait().unwrap().code(), Some(130));
 }

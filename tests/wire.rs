@@ -10,8 +10,8 @@ use std::time::Duration;
 use readyd::{
     client::{
         CheckRequest, ClusterSelector, Heartbeat, Level, ListNodesRequest, NodeState, NodeView,
-        Outcome, ReasonCode, SnapshotRequest, Verdict, WaitReadyRequest,
-        wait_ready_response::Event,
+        Outcome, ReasonCode, SnapshotRequest, Synced, Verdict, WaitReadyRequest, WatchNodesRequest,
+        WatchNodesResponse, wait_ready_response::Event, watch_nodes_response::Event as Watched,
     },
     container::State,
     event::Action,
@@ -25,7 +25,7 @@ use support::{
     },
 };
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Code, Request, transport::Endpoint};
+use tonic::{Code, Request, Streaming, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
 #[tokio::test]
@@ -752,4 +752,151 @@ async fn a_container_of_a_cluster_that_has_ended_is_terminal_if_it_stays() {
         result.message
     );
     assert!(ended.unwrap().elapsed() >= Duration::from_millis(950));
+}
+
+/// Reads a watch until something has come.
+async fn until(
+    messages: &mut Streaming<WatchNodesResponse>,
+    mut has_come: impl FnMut(Watched) -> bool,
+) {
+    let reading =
+        async { while !has_come(messages.message().await.unwrap().unwrap().event.unwrap()) {} };
+    timeout(PATIENCE, reading).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_tells_of_all_nodes_and_then_of_each_change() {
+    let fake = labelled().with_events();
+    fake.hang("w-9");
+    let mut served = serve(&fake, Limits::default()).await;
+    let request = WatchNodesRequest {
+        realm: "r".to_owned(),
+        ..WatchNodesRequest::default()
+    };
+    let messages = served.client.watch_nodes(request).await.unwrap();
+    let mut messages = messages.into_inner();
+    let mut known = std::collections::BTreeMap::new();
+    until(&mut messages, |event| match event {
+        Watched::Node(node) => {
+            let report = node.report.unwrap();
+            known.insert(node.node, (report.state(), report.probes[0].outcome()));
+            false
+        }
+        Watched::Synced(_) => true,
+        other => panic!("{other:?}"),
+    })
+    .await;
+    assert_eq!(known.len(), 5, "{known:?}");
+    assert_eq!(known["w-9"], (NodeState::Waiting, Outcome::Unknown));
+
+    let state = |name: &str, state: State, action: Action| {
+        fake.change(name, |node| node.container.state = state);
+        fake.tell(name, action);
+    };
+    let is = |event: &Watched, name: &str, state: NodeState| {
+        matches!(event, Watched::Node(node) if node.node == name
+            && node.report.as_ref().unwrap().state() == state)
+    };
+    until(&mut messages, |event| {
+        is(&event, "w-10", NodeState::Ready) || known["w-10"].0 == NodeState::Ready
+    })
+    .await;
+    state("w-10", State::Paused, Action::Pause);
+    until(&mut messages, |event| {
+        let is_listed = matches!(&event, Watched::Node(node) if node.container_state == "paused");
+        is_listed && is(&event, "w-10", NodeState::Waiting)
+    })
+    .await;
+    state("w-10", State::Running, Action::Unpause);
+    until(&mut messages, |event| is(&event, "w-10", NodeState::Ready)).await;
+
+    // One that ends is terminal if it stays, and may begin anew.
+    let ended = State::Exited {
+        code: 1,
+        oom: false,
+    };
+    state("w-10", ended, Action::Die);
+    until(&mut messages, |event| {
+        is(&event, "w-10", NodeState::Waiting)
+    })
+    .await;
+    let waiting = Instant::now();
+    until(&mut messages, |event| {
+        is(&event, "w-10", NodeState::Terminal)
+    })
+    .await;
+    assert!(waiting.elapsed() >= Duration::from_millis(900));
+    fake.change("w-10", |node| {
+        node.container.state = State::Running;
+        node.container.started_at = Some(std::time::SystemTime::now());
+    });
+    fake.tell("w-10", Action::Start);
+    until(&mut messages, |event| is(&event, "w-10", NodeState::Ready)).await;
+
+    fake.remove("w-10");
+    fake.tell("w-10", Action::Destroy);
+    until(&mut messages, |event| {
+        assert!(!is(&event, "w-10", NodeState::Terminal));
+        event == Watched::Removed("w-10".to_owned())
+    })
+    .await;
+    drop(messages);
+    eventually("nothing is left of the watch", || {
+        served.environment.tasks() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_refuses_what_it_cannot_do_and_ends_with_the_drain() {
+    let fake = labelled();
+    let mut served = serve(&fake, Limits::default()).await;
+    let bad = WatchNodesRequest {
+        realm: "a/b".to_owned(),
+        cluster: String::new(),
+        roles: vec![0],
+        heartbeat_interval: Some(Duration::from_secs(7200).try_into().unwrap()),
+        level: Level::Jobs.into(),
+    };
+    let status = served.client.watch_nodes(bad).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    let fields: Vec<_> = violations.iter().map(|bad| bad.field.as_str()).collect();
+    assert_eq!(fields, ["realm", "roles[0]", "heartbeat_interval", "level"]);
+
+    let mut request = Request::new(WatchNodesRequest::default());
+    request.set_timeout(Duration::from_secs(1));
+    let mut messages = served
+        .client
+        .watch_nodes(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let status = loop {
+        match messages.message().await {
+            Ok(message) => assert!(message.is_some()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+
+    let request = WatchNodesRequest::default();
+    let mut messages = served
+        .client
+        .watch_nodes(request)
+        .await
+        .unwrap()
+        .into_inner();
+    until(&mut messages, |event| event == Watched::Synced(Synced {})).await;
+    served.drainer.start();
+    let status = loop {
+        match messages.message().await {
+            Ok(message) => assert!(message.is_some()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "SERVER_DRAINING")
+    );
 }

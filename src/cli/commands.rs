@@ -1,6 +1,9 @@
 //! The client commands.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -9,12 +12,15 @@ use super::{
     CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
     connect::{self, Client},
     progress::Progress,
-    render, table,
+    render,
+    signals::Signals,
+    table,
 };
 use crate::{
     client::{
         CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, NodeView,
-        Outcome, SnapshotRequest, Verdict, WaitReadyRequest, wait_ready_response::Event,
+        Outcome, SnapshotRequest, Verdict, WaitReadyRequest, WatchNodesRequest,
+        wait_ready_response::Event, watch_nodes_response::Event as Watched,
     },
     grpc::{JOBS_NOT_ALLOWED, ListenError, profile_number, role_number},
 };
@@ -126,10 +132,22 @@ async fn follow(
     output: Output,
 ) -> anyhow::Result<Exit> {
     let mut progress = Progress::new();
+    let mut signals = Signals::listen()?;
     let mut messages = client.service.wait_ready(request).await?.into_inner();
-    let mut ended = None;
+    let (mut ended, mut nodes) = (None, BTreeMap::new());
     loop {
-        let message = match messages.message().await {
+        let message = tokio::select! {
+            biased;
+            message = messages.message() => message,
+            () = signals.received() => {
+                if output == Output::Text {
+                    progress.finish();
+                    render::print(&render::interrupted(&nodes))?;
+                }
+                return Ok(Exit::Interrupted);
+            }
+        };
+        let message = match message {
             Ok(Some(message)) => message,
             // The status repeats the result. Without a result, the status is the only error to
             // report.
@@ -140,8 +158,14 @@ async fn follow(
             render::print(&render::json("readyd.v1.WaitReadyResponse", &message)?)?;
         }
         match message.event {
-            Some(Event::Node(node)) if output == Output::Text => progress.node(&node),
-            Some(Event::Removed(node)) if output == Output::Text => progress.removed(&node),
+            Some(Event::Node(node)) if output == Output::Text => {
+                progress.node(&node);
+                nodes.insert(node.node.clone(), node);
+            }
+            Some(Event::Removed(node)) if output == Output::Text => {
+                progress.removed(&node);
+                nodes.remove(&node);
+            }
             Some(Event::Cluster(report)) if output == Output::Text => progress.cluster(&report),
             Some(Event::Result(result)) => {
                 if output == Output::Text {
@@ -165,11 +189,25 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
     let NodesArguments {
         cluster,
         role,
+        watch,
         client,
     } = arguments;
     let output = client.output;
     let mut client = connect::connect(client).await?;
     let (realm, cluster) = cluster.unwrap_or_default();
+    if watch {
+        let request = WatchNodesRequest {
+            realm,
+            cluster,
+            roles: role
+                .into_iter()
+                .map(|role| role_number(Some(role)))
+                .collect(),
+            heartbeat_interval: proto(Some(HEARTBEAT)),
+            level: 0,
+        };
+        return follow_nodes(&mut client, request, output).await;
+    }
     let mut request = ListNodesRequest {
         realm,
         cluster,
@@ -201,6 +239,30 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
         render::print(&table::nodes(&nodes))?;
     }
     Ok(Exit::Ready)
+}
+
+/// Prints the states of nodes, and each change, for as long as the server tells them.
+async fn follow_nodes(
+    client: &mut Client,
+    request: WatchNodesRequest,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let started = Instant::now();
+    let mut messages = client.service.watch_nodes(request).await?.into_inner();
+    while let Some(message) = messages.message().await? {
+        if output == Output::Json {
+            render::print(&render::json("readyd.v1.WatchNodesResponse", &message)?)?;
+            continue;
+        }
+        let said = match message.event {
+            Some(Watched::Node(node)) => table::line(&node),
+            Some(Watched::Removed(node)) => format!("{node}  removed"),
+            Some(Watched::Synced(_) | Watched::Heartbeat(_)) | None => continue,
+        };
+        let at = started.elapsed().as_secs_f64();
+        render::print(&format!("{at:8.3}s  {said}"))?;
+    }
+    Ok(Exit::CouldNotTell)
 }
 
 /// Returns the exit code of an error.

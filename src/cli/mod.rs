@@ -7,11 +7,13 @@ mod doctor;
 mod progress;
 mod render;
 mod serve;
+mod signals;
 mod table;
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use futures_util::future::BoxFuture;
 
 use crate::{
     docker::{ChosenHost, DockerEngine, DockerHost},
@@ -37,6 +39,8 @@ pub(crate) enum Exit {
     TimedOut = 4,
     /// The node is not ready, or the probe has failed.
     NotReady = 5,
+    /// SIGINT or SIGTERM ended a client command.
+    Interrupted = 130,
 }
 
 /// Tells whether containers that act as Slurm cluster nodes are ready.
@@ -49,7 +53,7 @@ pub struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 ready or passed; 1 could not tell; 2 usage or invalid request; 3 terminal; \
-4 timed out; 5 not ready or failed.";
+4 timed out; 5 not ready or failed; 130 ended by a signal.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -268,6 +272,9 @@ struct NodesArguments {
     /// List only the nodes of this cluster
     #[arg(long, value_name = "REALM/NAME", value_parser = cluster)]
     cluster: Option<(String, String)>,
+    /// Go on, and print each change: a line for each (text), or the messages of the watch (json)
+    #[arg(long)]
+    watch: bool,
     /// List only the nodes of this role (repeatable)
     #[arg(long)]
     role: Vec<crate::node::Role>,
@@ -304,14 +311,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // is as low was chosen by somebody, and it stays.
     let _ = rlimit::increase_nofile_limit(FILES);
     let ended = runtime.block_on(async {
-        match arguments.command {
-            Command::Serve(arguments) => serve::run(arguments).await,
-            Command::Snapshot(arguments) => commands::snapshot(arguments).await,
-            Command::Check(arguments) => commands::check(arguments).await,
-            Command::Wait(arguments) => commands::wait(arguments).await,
-            Command::Nodes(arguments) => commands::nodes(arguments).await,
-            Command::Doctor(arguments) => doctor::run(arguments).await,
-        }
+        let command: BoxFuture<'_, anyhow::Result<Exit>> = match arguments.command {
+            Command::Serve(arguments) => return serve::run(arguments).await,
+            Command::Snapshot(arguments) => Box::pin(commands::snapshot(arguments)),
+            Command::Check(arguments) => Box::pin(commands::check(arguments)),
+            Command::Wait(arguments) => Box::pin(commands::wait(arguments)),
+            Command::Nodes(arguments) => Box::pin(commands::nodes(arguments)),
+            Command::Doctor(arguments) => Box::pin(doctor::run(arguments)),
+        };
+        interruptible(command).await
     });
     let exit = ended.unwrap_or_else(|error| {
         render::error(&error);
@@ -320,6 +328,17 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // Tasks that still run (for example for a silent peer) have had their time.
     runtime.shutdown_background();
     ExitCode::from(exit as u8)
+}
+
+/// Runs a client command until a signal ends it.
+async fn interruptible(command: BoxFuture<'_, anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let mut signals = signals::Signals::listen()?;
+    tokio::select! {
+        // A command that hears of the signal itself has more to say.
+        biased;
+        ended = command => ended,
+        () = signals.received() => Ok(Exit::Interrupted),
+    }
 }
 
 /// Says what an argument's value should be.

@@ -1,6 +1,7 @@
 //! Renders results and errors, for people and for programs.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
     sync::OnceLock,
 };
@@ -11,7 +12,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::{Code, Status};
 
 use crate::client::{
-    DESCRIPTORS, Outcome, ProbeReport, Role, SnapshotResponse, Verdict, WaitResult,
+    DESCRIPTORS, NodeReport, NodeState, Outcome, ProbeReport, Role, SnapshotResponse, Verdict,
+    WaitResult,
 };
 
 /// Prints a result. It is not an error if the reader has gone.
@@ -125,6 +127,17 @@ fn append(text: &mut String, detail: &str) {
         text.push_str("\n    ");
         text.push_str(line);
     }
+}
+
+/// Renders how far a wait was when it was interrupted: the first node that is not ready, and its reason.
+pub(super) fn interrupted(nodes: &BTreeMap<String, NodeReport>) -> String {
+    let waiting = |node: &&NodeReport| node.state() != NodeState::Ready;
+    let ready = nodes.values().filter(|node| !waiting(node)).count();
+    let mut text = format!("interrupted: {ready} of {} nodes are ready", nodes.len());
+    if let Some(first) = nodes.values().find(waiting) {
+        text = format!("{text}, {}: {}", first.node, first.reason);
+    }
+    text
 }
 
 /// Renders the result of a wait for people.

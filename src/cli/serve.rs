@@ -2,11 +2,9 @@
 
 use std::io::IsTerminal as _;
 
-use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{Exit, ServeArguments};
+use super::{Exit, ServeArguments, signals::Signals};
 use crate::docker::ChosenHost;
 use crate::grpc::{DRAIN_LIMIT, Drainer, Limits, Listener, Readiness, Server};
 
@@ -22,8 +20,7 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
     log();
     // The handlers come first, so that a signal that arrives while sockets are being opened counts,
     // too.
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut signals = Signals::listen()?;
 
     let mut listeners = Vec::with_capacity(listen.len());
     for address in &listen {
@@ -47,7 +44,7 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
 
     tokio::select! {
         () = &mut serving => Ok(Exit::Ready),
-        () = first(&mut terminate, &mut interrupt) => {
+        () = signals.received() => {
             tracing::info!("shutting down: open waits end, and calls have {DRAIN_LIMIT:?}");
             drainer.start();
             tokio::select! {
@@ -55,19 +52,12 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
                 () = tokio::time::sleep(DRAIN_LIMIT) => {
                     tracing::warn!("some peers have not closed their connections: they are cut");
                 }
-                () = first(&mut terminate, &mut interrupt) => {
+                () = signals.received() => {
                     tracing::warn!("told twice: leaving at once");
                 }
             }
             Ok(Exit::Ready)
         }
-    }
-}
-
-async fn first(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 

@@ -23,6 +23,21 @@ pub(super) fn nodes(nodes: &[Node]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Renders a node's newest state on a line of its own.
+pub(super) fn line(node: &Node) -> String {
+    format!("{}  {}", node.node, state(node))
+}
+
+fn state(node: &Node) -> String {
+    let report = node.report.clone().unwrap_or_default();
+    match report.state() {
+        NodeState::Ready => "ready".to_owned(),
+        NodeState::Terminal => format!("terminal  {}", report.reason),
+        NodeState::Waiting => format!("waiting  {}", report.reason),
+        NodeState::Unspecified => "-".to_owned(),
+    }
+}
+
 fn row(node: &Node) -> [String; HEAD.len()] {
     let cluster = match (node.realm.as_str(), node.cluster.as_str()) {
         ("", "") => "-".to_owned(),
@@ -35,20 +50,13 @@ fn row(node: &Node) -> [String; HEAD.len()] {
             text
         }
     };
-    let report = node.report.clone().unwrap_or_default();
-    let state = match report.state() {
-        NodeState::Ready => "ready".to_owned(),
-        NodeState::Terminal => format!("terminal  {}", report.reason),
-        NodeState::Waiting => format!("waiting  {}", report.reason),
-        NodeState::Unspecified => "-".to_owned(),
-    };
     [
         node.node.clone(),
         cluster,
         or_dash(role(node.role())),
         or_dash(node.container_state.clone()),
         or_dash(node.address.clone()),
-        state,
+        state(node),
     ]
 }
 

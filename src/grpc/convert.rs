@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use super::budget;
 use crate::{
     cluster::ListedNode,
-    monitor::{ClusterReport, NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult},
+    monitor::{
+        ClusterReport, NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult, WatchEvent,
+    },
     node::{Profile, Role},
     pb,
     probe::{Level, Outcome},
@@ -187,6 +189,26 @@ pub(super) fn heartbeat() -> pb::WaitReadyResponse {
     }
 }
 
+pub(super) fn watch_event(event: &WatchEvent) -> pb::WatchNodesResponse {
+    let observed = match event {
+        WatchEvent::Node { report, .. } => report.observed,
+        WatchEvent::Removed(_) | WatchEvent::Synced => SystemTime::now(),
+    };
+    pb::WatchNodesResponse {
+        observe_time: Some(timestamp(observed)),
+        event: Some(event.into()),
+    }
+}
+
+pub(super) fn watch_heartbeat() -> pb::WatchNodesResponse {
+    use pb::watch_nodes_response::Event;
+
+    pb::WatchNodesResponse {
+        observe_time: Some(timestamp(SystemTime::now())),
+        event: Some(Event::Heartbeat(pb::Heartbeat {})),
+    }
+}
+
 fn node_report(report: &NodeReport) -> pb::NodeReport {
     let (state, reason) = match &report.state {
         NodeState::Waiting(reason) => (pb::NodeState::Waiting, Some(reason)),
@@ -209,6 +231,15 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
         round: report.round,
         reason: text(reason.map(Reason::as_str)),
         level: level(report.level).into(),
+    }
+}
+
+/// Returns the level that a number stands for; none if it cannot be waited for yet.
+pub(super) fn level_of(level: pb::Level) -> Option<Level> {
+    match level {
+        pb::Level::Unspecified | pb::Level::Services => Some(Level::Services),
+        pb::Level::Booted => Some(Level::Booted),
+        pb::Level::Rpc | pb::Level::Registered | pb::Level::Jobs => None,
     }
 }
 

@@ -21,6 +21,7 @@ mod server;
 mod service;
 mod status;
 mod validate;
+mod watch;
 
 #[cfg(feature = "cli")]
 pub(crate) use convert::{profile_number, role_number};

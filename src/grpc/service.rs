@@ -20,6 +20,7 @@ use super::{
     page_token::PageTokens,
     status,
     validate::{self, ValidWait},
+    watch,
 };
 use crate::{
     cluster::ListedNode,
@@ -59,6 +60,8 @@ pub struct Limits {
     /// How long after its wait's limit a client has to read the result; 10 s by default. Its stream is
     /// reset then.
     pub unread: Duration,
+    /// How long a watch may be left unread while something is due; 60 s by default.
+    pub unread_watch: Duration,
 }
 
 impl Default for Limits {
@@ -72,6 +75,7 @@ impl Default for Limits {
             connections: 1_000,
             handshake: Duration::from_secs(10),
             unread: Duration::from_secs(10),
+            unread_watch: Duration::from_secs(60),
         }
     }
 }
@@ -282,6 +286,31 @@ impl ReadinessService for Readiness {
         Ok(Response::new(messages(
             wait,
             heartbeat,
+            self.drain.clone(),
+            permit,
+        )))
+    }
+
+    type WatchNodesStream = watch::WatchStream;
+
+    async fn watch_nodes(
+        &self,
+        request: Request<pb::WatchNodesRequest>,
+    ) -> Result<Response<watch::WatchStream>, Status> {
+        let watch = validate::watch(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
+        let Some(level) = convert::level_of(watch.level) else {
+            let what = format!("watching for {}", watch.level.as_str_name());
+            return Err(status::unimplemented(&what));
+        };
+        let permit = self.admit(&self.waits, "waits and watches", self.limits.waits)?;
+        http2_stream::end_at(None);
+        let identity = identity(&request);
+        let watching = self.monitor.watch(&identity, watch.selector, level);
+        Ok(Response::new(watch::messages(
+            watching,
+            watch.heartbeat,
+            deadline::of_caller(request.metadata()),
+            self.limits.unread_watch,
             self.drain.clone(),
             permit,
         )))

@@ -192,6 +192,26 @@ pub(super) fn draining() -> Status {
     )
 }
 
+/// Returns the status of a watch that its client has not read for so long.
+pub(super) fn slow_reader(unread: Duration) -> Status {
+    let unread = crate::engine::seconds(unread);
+    status(
+        Code::ResourceExhausted,
+        &format!("the watch was not read for {unread} while there was something to tell"),
+        details("SLOW_READER", None, None),
+    )
+}
+
+/// Returns the status of a watch whose caller's deadline has come.
+pub(super) fn watch_deadline(left: Duration) -> Status {
+    let left = crate::engine::seconds(left);
+    status(
+        Code::DeadlineExceeded,
+        &format!("the watch has ended with the {left} that the caller's deadline left"),
+        details("DEADLINE_EXCEEDED", None, None),
+    )
+}
+
 /// Returns the refusal of a wait for the level JOBS.
 pub(super) fn jobs_not_allowed() -> Status {
     status(

@@ -12,7 +12,7 @@ use crate::{
     monitor::{CHECK_LIMIT, ClusterTarget, FailurePolicy, WaitRequest, WaitTarget},
     node::{NodeName, Part, Profile, Role},
     pb,
-    probe::{Level, Probe},
+    probe::Probe,
 };
 
 /// How many nodes one wait may have at most.
@@ -59,6 +59,40 @@ pub(super) struct List {
     pub(super) is_full: bool,
     pub(super) size: usize,
     pub(super) behind: Option<Position>,
+}
+
+/// A valid request for a watch.
+#[derive(Debug)]
+pub(super) struct WatchOf {
+    pub(super) selector: NodeSelector,
+    pub(super) heartbeat: Option<Duration>,
+    pub(super) level: pb::Level,
+}
+
+/// Validates a watch.
+pub(super) fn watch(request: &pb::WatchNodesRequest) -> Result<WatchOf, Violations> {
+    let mut checks = Checks::default();
+    let selector = NodeSelector {
+        realm: checks.filter("realm", &request.realm),
+        cluster: checks.filter("cluster", &request.cluster),
+        roles: checks.roles(&request.roles),
+    };
+    let heartbeat = checks.heartbeat(request.heartbeat_interval.as_ref());
+    let level = checks.level(request.level, false);
+    if level == pb::Level::Jobs {
+        checks.violation(
+            "level",
+            "a watch runs no jobs: it is 1 (booted) to 4 (registered)",
+        );
+    }
+    if !checks.passed() {
+        return Err(checks.0);
+    }
+    Ok(WatchOf {
+        selector,
+        heartbeat,
+        level,
+    })
 }
 
 /// Validates a list. The tokens are the server's.
@@ -190,22 +224,12 @@ pub(super) fn wait(
     }
     let failure_policy = checks.failure_policy(request.failure_policy);
     let level = checks.level(request.level, !request.probes.is_empty());
-    let heartbeat = checks.duration("heartbeat_interval", request.heartbeat_interval.as_ref());
-    if let Some(interval) = heartbeat
-        && !(HEARTBEATS.0..=HEARTBEATS.1).contains(&interval)
-    {
-        checks.violation(
-            "heartbeat_interval",
-            format!("{interval:?} is not between 1s and 1h"),
-        );
-    }
+    let heartbeat = checks.heartbeat(request.heartbeat_interval.as_ref());
     if !checks.passed() {
         return Err(checks.0);
     }
-    let level = match level {
-        pb::Level::Unspecified | pb::Level::Services => Level::Services,
-        pb::Level::Booted => Level::Booted,
-        beyond => return Ok(ValidWait::Beyond(beyond)),
+    let Some(level) = convert::level_of(level) else {
+        return Ok(ValidWait::Beyond(level));
     };
     let cluster = request.cluster.as_ref().map(|cluster| ClusterTarget {
         realm: cluster.realm.clone(),
@@ -404,6 +428,17 @@ impl Checks {
         }
         roles.sort_unstable_by_key(|role| convert::role_number(Some(*role)));
         roles
+    }
+
+    fn heartbeat(&mut self, interval: Option<&prost_types::Duration>) -> Option<Duration> {
+        let heartbeat = self.duration("heartbeat_interval", interval);
+        if let Some(interval) = heartbeat
+            && !(HEARTBEATS.0..=HEARTBEATS.1).contains(&interval)
+        {
+            let bad = format!("{interval:?} is not between 1s and 1h");
+            self.violation("heartbeat_interval", bad);
+        }
+        heartbeat
     }
 
     fn level(&mut self, number: i32, names_probes: bool) -> pb::Level {

@@ -27,7 +27,7 @@ use super::{
     wait_nodes::WaitNodes,
 };
 use crate::{
-    cluster::{Position, directory::Directory},
+    cluster::{NodeSelector, Position, directory::Directory},
     engine::seconds,
     environment::{Environment, after},
     event::{ContainerEvent, NodeIndex},
@@ -35,6 +35,9 @@ use crate::{
     probe::{Level, Probe},
     watcher::{Caller, Mode, NodeStatus, ProbeSet, Watchers},
 };
+
+/// How often what no event tells is asked of nodes that are only watched.
+const WATCHED: Duration = Duration::from_secs(5);
 
 /// What somebody else than the engine tells of containers.
 pub(super) type Events = BoxStream<'static, ContainerEvent>;
@@ -51,10 +54,19 @@ pub(super) struct Driver {
     /// What the cluster was told to be.
     told_of_cluster: Option<Arc<ClusterReport>>,
     follower: Follower,
+    watch: Option<Watching>,
     events: Events,
     /// The places of the nodes, for events.
     places: NodeIndex<usize>,
     outbox: outbox::Sender,
+}
+
+/// How far somebody is who only watches.
+#[derive(Debug, Default)]
+struct Watching {
+    /// The nodes that were there at first; none until they are known.
+    first: Option<Vec<usize>>,
+    is_synced: bool,
 }
 
 /// Follows nodes for a wait.
@@ -108,8 +120,14 @@ impl Driver {
         };
         let follow = |target: &WaitTarget| follower.follow(&target.node, target.part());
         let nodes = request.nodes.iter().map(follow).collect();
-        let members = request.cluster.clone();
-        let members = members.map(|target| Members::new(directory, identity, target, started));
+        let members = request.cluster.clone().map(|target| {
+            let selector = NodeSelector {
+                realm: Some(target.realm.clone()),
+                cluster: Some(target.cluster.clone()),
+                roles: Vec::new(),
+            };
+            Members::new(directory, identity, selector, Some(target), started)
+        });
         let mut places = NodeIndex::default();
         for (place, target) in request.nodes.iter().enumerate() {
             places.insert(target.node.clone(), place);
@@ -123,10 +141,40 @@ impl Driver {
             members,
             told_of_cluster: None,
             follower,
+            watch: None,
             events,
             places,
             outbox,
         };
+        (driver, told)
+    }
+
+    /// A driver for somebody who watches the nodes that a selector means, without an end.
+    pub(super) fn watching(
+        watchers: &Watchers,
+        directory: &Directory,
+        environment: Environment,
+        identity: &Identity,
+        selector: NodeSelector,
+        level: Level,
+    ) -> (Self, outbox::Receiver) {
+        let request = WaitRequest {
+            level,
+            poll_interval: WATCHED,
+            ..WaitRequest::default()
+        };
+        let (mut driver, told) = Self::new(
+            watchers,
+            directory,
+            environment,
+            identity,
+            request,
+            futures_util::stream::pending().boxed(),
+        );
+        let started = driver.started;
+        driver.members = Some(Members::new(directory, identity, selector, None, started));
+        driver.nodes = driver.nodes.endless();
+        driver.watch = Some(Watching::default());
         (driver, told)
     }
 
@@ -152,6 +200,7 @@ impl Driver {
                 self.outbox.put(news);
             }
             self.tell_of_cluster();
+            self.tell_synced();
             let leaves = self.nodes.end_due().filter(|due| *due > now);
             let wake = [next, self.deadline, self.nodes.unsettled_due(), leaves]
                 .into_iter()
@@ -189,7 +238,11 @@ impl Driver {
         let Some(members) = &mut self.members else {
             return;
         };
-        let Changes { joined, left } = members.take();
+        let Changes {
+            joined,
+            changed,
+            left,
+        } = members.take();
         for (place, node) in left {
             tracing::debug!(%node, "the node has left");
             self.places.remove(&node, |other| *other == place);
@@ -201,10 +254,16 @@ impl Driver {
             let mut node = self.follower.follow(&listed.name, Part::default());
             node.may_leave = true;
             let receiver = node.watcher.statuses();
+            let listed = Arc::new(listed);
+            // What a list shows of a node is told to who watches.
+            node.listed = self.watch.is_some().then(|| Arc::clone(&listed));
             let place = self.nodes.add(node, now);
             self.places.insert(listed.name.clone(), place);
             changes.push(change((place, receiver)));
             members.note(listed, place);
+        }
+        for (place, listed) in changed.into_iter().filter(|_| self.watch.is_some()) {
+            self.nodes.set_listed(place, listed);
         }
         if let Some(due) = self.nodes.end_due().filter(|due| *due <= now) {
             members.refresh_for(due);
@@ -215,9 +274,27 @@ impl Driver {
         }
     }
 
+    /// Leaves that all nodes that were there at first have been told of, once.
+    fn tell_synced(&mut self) {
+        let (Some(watch), Some(members)) = (&mut self.watch, &self.members) else {
+            return;
+        };
+        if watch.is_synced || members.asked().is_none() {
+            return;
+        }
+        let nodes = &self.nodes;
+        let all = || nodes.iter().map(|(place, _)| place).collect();
+        let first = watch.first.get_or_insert_with(all);
+        let is_told = |place: &usize| nodes.get(*place).is_none_or(|node| node.told.is_some());
+        if first.iter().all(is_told) {
+            watch.is_synced = true;
+            self.outbox.put_synced();
+        }
+    }
+
     /// Leaves what there is to say of the cluster, if that is news.
     fn tell_of_cluster(&mut self) {
-        let Some(members) = &self.members else {
+        let Some(members) = self.members.as_ref().filter(|_| self.watch.is_none()) else {
             return;
         };
         let is_ready = |node: &WaitNode| {
@@ -255,6 +332,9 @@ impl Driver {
 
     /// Whether the wait is over; if not, when time alone will change something.
     fn verdict(&mut self, now: Instant) -> Decision {
+        if self.watch.is_some() {
+            return Decision::Next(None);
+        }
         // In this order: to be ready takes the statuses of this instant, and they may be terminal.
         let ready = self.nodes.are_ready(now) && self.is_whole();
         if self.request.failure_policy == FailurePolicy::Stop

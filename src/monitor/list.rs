@@ -106,6 +106,7 @@ impl Monitor {
             role: node.role,
             state: failing.map_or(NodeState::Ready, NodeState::blocked_by),
             level: level.reached(&probes),
+            listed: None,
             probes,
             trigger: Trigger::Initial,
             trigger_detail: Arc::from(""),

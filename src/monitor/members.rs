@@ -24,7 +24,8 @@ const REMOVING: &str = "removing";
 
 /// Which containers are the cluster's, as far as this wait has seen for itself.
 pub(super) struct Members {
-    target: ClusterTarget,
+    /// The cluster that is waited for; none where nodes are only watched.
+    target: Option<ClusterTarget>,
     selector: NodeSelector,
     identity: Identity,
     reader: DirectoryReader,
@@ -32,18 +33,27 @@ pub(super) struct Members {
     /// The newest list; none until one has come that was asked for since the wait began.
     listing: Option<Arc<Listing>>,
     trouble: Option<ProbeError>,
-    /// The nodes that are there, by their places in the wait.
-    present: BTreeMap<(NodeName, ContainerId), usize>,
+    /// The nodes that are there.
+    present: BTreeMap<(NodeName, ContainerId), Present>,
     /// The places of those that are about to be removed.
     removing: BTreeSet<usize>,
     /// The moment for which another list has been asked.
     refreshed_for: Option<Instant>,
 }
 
+/// A node that is there.
+struct Present {
+    /// Its place in the wait.
+    place: usize,
+    listed: Arc<ListedNode>,
+}
+
 /// What has changed from one list to the next.
 #[derive(Default)]
 pub(super) struct Changes {
     pub(super) joined: Vec<ListedNode>,
+    /// Those that are listed otherwise than before.
+    pub(super) changed: Vec<(usize, Arc<ListedNode>)>,
     pub(super) left: Vec<(usize, NodeName)>,
 }
 
@@ -51,15 +61,12 @@ impl Members {
     pub(super) fn new(
         directory: &Directory,
         identity: &Identity,
-        target: ClusterTarget,
+        selector: NodeSelector,
+        target: Option<ClusterTarget>,
         started: Instant,
     ) -> Self {
         Self {
-            selector: NodeSelector {
-                realm: Some(target.realm.clone()),
-                cluster: Some(target.cluster.clone()),
-                roles: Vec::new(),
-            },
+            selector,
             target,
             identity: identity.clone(),
             reader: directory.read(),
@@ -90,27 +97,35 @@ impl Members {
         let key = |node: &ListedNode| (node.name.clone(), node.id.clone());
         let keys: BTreeSet<_> = nodes.iter().map(key).collect();
         let mut changes = Changes::default();
-        self.present.retain(|key, place| {
+        self.present.retain(|key, present| {
             let stays = keys.contains(key);
             if !stays {
-                changes.left.push((*place, key.0.clone()));
+                changes.left.push((present.place, key.0.clone()));
             }
             stays
         });
         self.removing.clear();
         for node in nodes {
-            match self.present.get(&key(&node)) {
-                Some(place) if node.state == REMOVING => drop(self.removing.insert(*place)),
-                Some(_) => {}
-                None => changes.joined.push(node),
+            let Some(present) = self.present.get_mut(&key(&node)) else {
+                changes.joined.push(node);
+                continue;
+            };
+            if node.state == REMOVING {
+                self.removing.insert(present.place);
+            }
+            if *present.listed != node {
+                present.listed = Arc::new(node);
+                let listed = Arc::clone(&present.listed);
+                changes.changed.push((present.place, listed));
             }
         }
         changes
     }
 
     /// Notes where a node that has joined stands.
-    pub(super) fn note(&mut self, node: ListedNode, place: usize) {
-        self.present.insert((node.name, node.id), place);
+    pub(super) fn note(&mut self, listed: Arc<ListedNode>, place: usize) {
+        let key = (listed.name.clone(), listed.id.clone());
+        self.present.insert(key, Present { place, listed });
     }
 
     /// When the newest list was asked for.
@@ -120,7 +135,7 @@ impl Members {
 
     /// Whether the node in that place is there, and not about to be removed.
     pub(super) fn stays(&self, place: usize) -> bool {
-        self.present.values().any(|other| *other == place) && !self.removing.contains(&place)
+        self.present.values().any(|other| other.place == place) && !self.removing.contains(&place)
     }
 
     /// Whether a list that was asked for since then shows as many nodes as there have to be, and no more than
@@ -149,7 +164,8 @@ impl Members {
     }
 
     pub(super) fn min_nodes(&self) -> u32 {
-        self.target.min_nodes.max(1)
+        let wanted = self.target.as_ref().map(|target| target.min_nodes);
+        wanted.unwrap_or_default().max(1)
     }
 
     /// Why the cluster itself keeps the wait from being over.
@@ -162,10 +178,9 @@ impl Members {
             return Some(Reason::new(ReasonCode::NotAnsweredYet, why));
         }
         let (present, wanted) = (self.present(), self.min_nodes());
-        (present < wanted).then(|| {
-            let nodes = if wanted == 1 { "node" } else { "nodes" };
-            let why = format!("cluster {} has {present} of {wanted} {nodes}", self.target);
-            Reason::new(ReasonCode::ClusterIncomplete, why)
-        })
+        let target = self.target.as_ref().filter(|_| present < wanted)?;
+        let nodes = if wanted == 1 { "node" } else { "nodes" };
+        let why = format!("cluster {target} has {present} of {wanted} {nodes}");
+        Some(Reason::new(ReasonCode::ClusterIncomplete, why))
     }
 }

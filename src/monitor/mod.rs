@@ -9,6 +9,7 @@ mod simulation;
 mod wait;
 mod wait_node;
 mod wait_nodes;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,7 @@ pub use wait::{
     ClusterReport, ClusterTarget, FailurePolicy, NodeReport, NodeState, Verdict, Wait, WaitEvent,
     WaitRequest, WaitResult, WaitTarget,
 };
+pub use watch::{Watch, WatchEvent};
 
 use crate::{
     cluster::directory::Directory,

@@ -10,8 +10,23 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use super::wait::{ClusterReport, NodeReport, WaitEvent, WaitResult};
+use super::wait::{ClusterReport, NodeReport, WaitResult};
 use crate::node::NodeName;
+
+/// What is told next.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// A node's report: the first, or one that differs from the one before.
+    Node(Arc<NodeReport>),
+    /// A node has left.
+    Removed(NodeName),
+    /// The cluster's report: the first, or one that differs from the one before.
+    Cluster(Arc<ClusterReport>),
+    /// Every node that was there at first has been told of.
+    Synced,
+    /// The last that is told.
+    Result(Arc<WaitResult>),
+}
 
 /// The driver's end. Dropping it ends the reader's, after what is left in between.
 #[derive(Debug)]
@@ -40,6 +55,8 @@ struct Contents {
     turn: VecDeque<Turn>,
     /// The report of the cluster that has not been read. It comes before all others.
     cluster: Option<Arc<ClusterReport>>,
+    /// Whether every node that was there at first has a report, which is told once, behind those.
+    synced: bool,
     result: Option<Arc<WaitResult>>,
     closed: bool,
 }
@@ -98,6 +115,12 @@ impl Sender {
         self.0.reader.wake();
     }
 
+    /// Leaves that every node that was there at first has a report.
+    pub(super) fn put_synced(&self) {
+        self.0.contents().synced = true;
+        self.0.reader.wake();
+    }
+
     /// Leaves the result, which is read last.
     pub(super) fn end(&self, result: WaitResult) {
         self.0.contents().result = Some(Arc::new(result));
@@ -119,7 +142,7 @@ impl Receiver {
     }
 
     /// Returns the next event; `None` once the driver has gone without a result.
-    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WaitEvent>> {
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Told>> {
         // In this order: what comes after the look into the contents wakes.
         self.outbox.reader.register(context.waker());
         let mut contents = self.outbox.contents();
@@ -128,7 +151,7 @@ impl Receiver {
             // A cluster that has changed and changed back is no news.
             if told.is_none_or(|told| !told.says_the_same(&report)) {
                 self.told_of_cluster = Some(Arc::clone(&report));
-                return Poll::Ready(Some(WaitEvent::Cluster(report)));
+                return Poll::Ready(Some(Told::Cluster(report)));
             }
         }
         while let Some(turn) = contents.turn.pop_front() {
@@ -137,7 +160,7 @@ impl Receiver {
                 Turn::Removed(index, node) => {
                     // Whom nobody was told of has not left.
                     if self.told.remove(&index).is_some() {
-                        return Poll::Ready(Some(WaitEvent::Removed(node)));
+                        return Poll::Ready(Some(Told::Removed(node)));
                     }
                     continue;
                 }
@@ -149,11 +172,14 @@ impl Receiver {
             let told = self.told.get(&index);
             if told.is_none_or(|told| !told.says_the_same(&report)) {
                 self.told.insert(index, Arc::clone(&report));
-                return Poll::Ready(Some(WaitEvent::Node(report)));
+                return Poll::Ready(Some(Told::Node(report)));
             }
         }
+        if std::mem::take(&mut contents.synced) {
+            return Poll::Ready(Some(Told::Synced));
+        }
         match &contents.result {
-            Some(result) => Poll::Ready(Some(WaitEvent::Result(Arc::clone(result)))),
+            Some(result) => Poll::Ready(Some(Told::Result(Arc::clone(result)))),
             None if contents.closed => Poll::Ready(None),
             None => Poll::Pending,
         }
@@ -183,6 +209,7 @@ mod tests {
             trigger_detail: Arc::from(""),
             round: 1,
             level: None,
+            listed: None,
             observed: SystemTime::UNIX_EPOCH,
         };
         (node, Arc::new(report))
@@ -205,17 +232,18 @@ mod tests {
         let mut read = Vec::new();
         loop {
             match receiver.poll_next(&mut context) {
-                Poll::Ready(Some(WaitEvent::Node(report))) => {
+                Poll::Ready(Some(Told::Node(report))) => {
                     let NodeState::Waiting(reason) = &report.state else {
                         panic!("{report:?}");
                     };
                     read.push(format!("{}:{reason}", report.node));
                 }
-                Poll::Ready(Some(WaitEvent::Removed(node))) => read.push(format!("-{node}")),
-                Poll::Ready(Some(WaitEvent::Cluster(report))) => {
+                Poll::Ready(Some(Told::Removed(node))) => read.push(format!("-{node}")),
+                Poll::Ready(Some(Told::Cluster(report))) => {
                     read.push(format!("{}/{}", report.ready, report.present));
                 }
-                Poll::Ready(Some(WaitEvent::Result(_))) => {
+                Poll::Ready(Some(Told::Synced)) => read.push("synced".to_owned()),
+                Poll::Ready(Some(Told::Result(_))) => {
                     read.push("result".to_owned());
                     break;
                 }
@@ -284,6 +312,16 @@ mod tests {
     }
 
     #[test]
+    fn that_all_are_known_is_told_once_behind_their_reports() {
+        let (sender, mut receiver) = outbox();
+        sender.put_synced();
+        sender.put([report(0, "a")]);
+        assert_eq!(read(&mut receiver), "n0:a synced");
+        sender.put([report(0, "b")]);
+        assert_eq!(read(&mut receiver), "n0:b");
+    }
+
+    #[test]
     fn the_result_comes_after_the_reports_also_when_the_driver_has_gone() {
         let (sender, mut receiver) = outbox();
         sender.end(result());
@@ -307,6 +345,6 @@ mod tests {
         let reading = tokio::spawn(reading);
         tokio::task::yield_now().await;
         sender.put([report(0, "a")]);
-        assert!(matches!(reading.await.unwrap(), Some(WaitEvent::Node(_))));
+        assert!(matches!(reading.await.unwrap(), Some(Told::Node(_))));
     }
 }

@@ -18,8 +18,9 @@ use std::{
 
 use futures_util::Stream;
 
-use super::outbox;
+use super::outbox::{self, Told};
 use crate::{
+    cluster::ListedNode,
     environment::Task,
     node::{NodeName, Part, Profile, Role},
     probe::{Level, Probe},
@@ -154,6 +155,8 @@ pub struct NodeReport {
     pub round: u64,
     /// The highest level that holds, never above the one that was asked for; none where probes are named.
     pub level: Option<Level>,
+    /// The node as the engine's list shows it; in a watch alone.
+    pub listed: Option<Arc<ListedNode>>,
     /// When readyd observed this.
     pub observed: SystemTime,
 }
@@ -187,6 +190,7 @@ impl NodeReport {
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.role == other.role
             && self.state == other.state
+            && self.listed == other.listed
             && self.probes.len() == other.probes.len()
             && self
                 .probes
@@ -281,10 +285,25 @@ impl Stream for Wait {
         if self.over {
             return Poll::Ready(None);
         }
-        let event = std::task::ready!(self.told.poll_next(context));
-        // The driver ends only with a result. If there is none, the async runtime is shutting down.
-        self.over = matches!(event, Some(WaitEvent::Result(_)) | None);
-        Poll::Ready(event)
+        loop {
+            let event = match std::task::ready!(self.told.poll_next(context)) {
+                Some(Told::Node(report)) => WaitEvent::Node(report),
+                Some(Told::Removed(node)) => WaitEvent::Removed(node),
+                Some(Told::Cluster(report)) => WaitEvent::Cluster(report),
+                // A wait is over when it is.
+                Some(Told::Synced) => continue,
+                Some(Told::Result(result)) => {
+                    self.over = true;
+                    WaitEvent::Result(result)
+                }
+                // The driver ends only with a result: the async runtime is shutting down.
+                None => {
+                    self.over = true;
+                    return Poll::Ready(None);
+                }
+            };
+            return Poll::Ready(Some(event));
+        }
     }
 }
 

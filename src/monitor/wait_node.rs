@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::wait::NodeReport;
 use crate::{
+    cluster::ListedNode,
     container::Run,
     node::NodeName,
     probe::{Evidence, Outcome, container},
@@ -25,6 +26,8 @@ pub(super) struct WaitNode {
     pub(super) passed_since: Option<Instant>,
     /// While it has not been looked at to an end, when that is told.
     pub(super) unsettled_due: Option<Instant>,
+    /// The node as the engine's list shows it, where that is told.
+    pub(super) listed: Option<Arc<ListedNode>>,
     pub(super) told: Option<Arc<NodeReport>>,
     /// The moment for which another look has been asked.
     pub(super) refreshed_for: Option<Instant>,
@@ -49,6 +52,7 @@ impl WaitNode {
             newest,
             passed_since: None,
             unsettled_due: None,
+            listed: None,
             told: None,
             refreshed_for: None,
             run: None,

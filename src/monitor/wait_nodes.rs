@@ -16,6 +16,7 @@ use super::{
     wait_node::{WaitNode, end, is_settled, soften},
 };
 use crate::{
+    cluster::ListedNode,
     engine::seconds,
     environment::after,
     probe::{Level, Outcome, container},
@@ -26,6 +27,9 @@ use crate::{
 /// For how long a probe that has never answered may be asked before that is told: most answer
 /// sooner, and their answer is worth more than the news that it is being waited for.
 const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// The same for who only watches: a node that could not be looked at for so long counts as known.
+const UNKNOWN: Duration = Duration::from_secs(5);
 
 /// How much later a container of a cluster that has ended has to be there still: whoever takes a node away ends it
 /// first.
@@ -40,6 +44,8 @@ pub(super) struct WaitNodes {
     stable_for: Duration,
     /// How far the nodes have to come; none where probes are named.
     level: Option<Level>,
+    /// Whether nobody waits for an end. Then a run that is over is none, either.
+    is_endless: bool,
     started: Instant,
     /// The nodes that pass, by since when.
     passing: BTreeSet<(Instant, usize)>,
@@ -71,6 +77,7 @@ impl WaitNodes {
             policy: request.failure_policy,
             stable_for: request.stable_for,
             level: request.probes.is_empty().then_some(request.level),
+            is_endless: false,
             started,
             passing: BTreeSet::new(),
             terminal: BTreeSet::new(),
@@ -83,6 +90,24 @@ impl WaitNodes {
             all.add(node, started);
         }
         all
+    }
+
+    /// The nodes of somebody who only watches.
+    pub(super) fn endless(self) -> Self {
+        Self {
+            is_endless: true,
+            ..self
+        }
+    }
+
+    /// Takes how the engine's list shows a node.
+    pub(super) fn set_listed(&mut self, index: usize, listed: Arc<ListedNode>) {
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.listed = Some(listed);
+            if node.told.is_some() {
+                self.untold.insert(index);
+            }
+        }
     }
 
     /// Takes another node, and returns its place.
@@ -148,7 +173,7 @@ impl WaitNodes {
         if let Some(since) = node.passed_since {
             self.passing.insert((since, index));
         }
-        if self.policy == FailurePolicy::Stop {
+        if self.policy == FailurePolicy::Stop && !self.is_endless {
             node.follow_run(newest.run.as_ref(), self.started);
         }
         node.newest = newest;
@@ -223,7 +248,8 @@ impl WaitNodes {
             self.untold.insert(index);
             return;
         }
-        let due = *node.unsettled_due.get_or_insert(now + UNANSWERED);
+        let unanswered = if self.is_endless { UNKNOWN } else { UNANSWERED };
+        let due = *node.unsettled_due.get_or_insert(now + unanswered);
         if due <= now {
             self.untold.insert(index);
         } else {
@@ -416,6 +442,7 @@ impl WaitNodes {
             role: newest.role,
             state,
             level: self.level.and_then(|level| level.reached(&probes)),
+            listed: node.listed.clone(),
             probes,
             trigger: newest.prompt.trigger,
             trigger_detail: Arc::clone(&newest.prompt.detail),

@@ -313,10 +313,7 @@ impl Hub {
         for reader in readers.nodes.about(event) {
             reader.inbox.container_event(event.action);
         }
-        if matches!(
-            event.action,
-            Action::Create | Action::Rename | Action::Destroy
-        ) {
+        if event.action.undoes() {
             readers
                 .lists
                 .iter()

@@ -659,4 +659,10 @@ def test_reflection_lists_the_service(channel):
     database = ProtoReflectionDescriptorDatabase(channel)
     assert "readyd.v1.ReadinessService" in database.get_services()
     service = DescriptorPool(database).FindServiceByName("readyd.v1.ReadinessService")
-    assert {method.name for method in service.methods} == {"Snapshot", "Check", "WaitReady", "ListNodes"}
+    assert {method.name for method in service.methods} == {
+        "Snapshot",
+        "Check",
+        "WaitReady",
+        "ListNodes",
+        "WatchNodes",
+    }
