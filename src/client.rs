@@ -16,7 +16,8 @@
 //!     match message.event {
 //!         Some(Event::Node(node)) => println!("{}: {}", node.node, node.reason),
 //!         Some(Event::Result(result)) => println!("{:?}", result.verdict()),
-//!         None => {}
+//!         // A wait for nodes tells of nothing else that matters here.
+//!         Some(_) | None => {}
 //!     }
 //! }
 //! # Ok(())

@@ -81,17 +81,19 @@ impl Directory {
         let hub = &self.0;
         let mut readers = hub.readers();
         readers.count += 1;
-        if readers.task.is_none() {
+        let newest = hub.newest.subscribe();
+        if readers.task.is_some() {
+            hub.wanted.notify_one();
+        } else {
+            // It begins with a list.
             let listing = Arc::clone(hub);
             let list = async move { listing.list().await };
             readers.task = Some(hub.context.environment.spawn(list));
         }
-        let reader = DirectoryReader {
+        DirectoryReader {
             hub: Arc::clone(hub),
-            newest: hub.newest.subscribe(),
-        };
-        reader.refresh();
-        reader
+            newest,
+        }
     }
 }
 
