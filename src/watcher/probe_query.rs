@@ -356,26 +356,15 @@ impl NodeSession {
         by: Instant,
     ) -> Reply<Finding> {
         let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
-        let (mut via, mut processes) = ("", Vec::new());
-        for process in daemon.processes {
-            let question = DaemonQuestion {
-                process,
-                main_pid: active.map(|unit| unit.main_pid),
-                about: About::Sockets,
-            };
-            let found = self.processes(question, by).await;
-            via = found.via;
-            match found.result {
-                Ok(found) => processes.extend(found),
-                Err(error) => {
-                    let result = Err(error);
-                    return Reply { via, result };
-                }
+        let main_pid = active.map(|unit| unit.main_pid);
+        let Reply { via, result } = self.processes_of(daemon, main_pid, by).await;
+        let processes = match result {
+            Ok(processes) => processes,
+            Err(error) => {
+                let result = Err(error);
+                return Reply { via, result };
             }
-            if !processes.is_empty() {
-                break;
-            }
-        }
+        };
         let Listening {
             finding,
             address,
@@ -427,6 +416,31 @@ impl NodeSession {
             }
             Ok(_) | Err(_) => listens,
         }
+    }
+
+    /// The processes of a daemon, by the first of its names that any has.
+    async fn processes_of(
+        &self,
+        daemon: &Daemon,
+        main_pid: Option<u32>,
+        by: Instant,
+    ) -> Reply<Vec<DaemonProcess>> {
+        let mut found = Reply {
+            via: "",
+            result: Ok(Vec::new()),
+        };
+        for process in daemon.processes {
+            let question = DaemonQuestion {
+                process,
+                main_pid,
+                about: About::Sockets,
+            };
+            found = self.processes(question, by).await;
+            if !found.result.as_ref().is_ok_and(Vec::is_empty) {
+                break;
+            }
+        }
+        found
     }
 
     async fn processes(&self, question: DaemonQuestion, by: Instant) -> Reply<Vec<DaemonProcess>> {

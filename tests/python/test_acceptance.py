@@ -511,13 +511,13 @@ def test_twenty_unknown_probes_leave_room_for_the_known_ones(stub):
 # --- clusters ---------------------------------------------------------------------------------
 
 
-def test_a_cluster_without_nodes_is_incomplete(stub):
+def test_a_cluster_without_nodes_is_incomplete(wait):
     selector = pb.ClusterSelector(realm="readyd", cluster="no-such")
-    wanted = pb.WaitReadyRequest(cluster=selector)
-    wanted.timeout.FromMilliseconds(500)
-    ended = Wait(stub, wanted).end()
+    ended = wait([], timeout=2, cluster=selector).end()
     assert ended.code == "DEADLINE_EXCEEDED"
-    assert ended.result.message == "not ready within 500ms: cluster readyd/no-such has 0 of 1 node"
+    assert {message.WhichOneof("event") for message in ended.messages[:-1]} == {"cluster"}
+    message = ended.messages[-1].result.message
+    assert message == "not ready within 2s: cluster readyd/no-such has 0 of 1 node"
 
 
 def test_a_bad_cluster_selector_is_refused_before_anything_else(stub):
