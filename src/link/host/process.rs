@@ -111,11 +111,15 @@ impl Process {
 
     /// The process of the container that has this number in the node, if it descends from this one.
     pub(super) fn find(&self, number: u32, id: &ContainerId) -> Option<Self> {
-        let level = namespaces(&self.proc)?.len().checked_sub(1)?;
-        let mut found = vec![*namespaces(&self.proc)?.first()?];
+        let own = namespaces(&self.proc)?;
+        let level = own.len().checked_sub(1)?;
+        let mut found = vec![*own.first()?];
         let mut seen = 0;
         while let Some(parent) = found.pop() {
-            let proc = folder(&format!("/proc/{parent}")).ok()?;
+            let Ok(proc) = folder(&format!("/proc/{parent}")) else {
+                // It has ended meanwhile, which says nothing of the others.
+                continue;
+            };
             if namespaces(&proc).and_then(|numbers| numbers.get(level).copied()) == Some(number) {
                 let process = Self::open(parent, id).ok()?;
                 // The number may have become another process's meanwhile.
