@@ -390,20 +390,20 @@ async fn a_silent_stream_has_heartbeats() {
         heartbeat_interval: Some(Duration::from_secs(1).try_into().unwrap()),
         ..wait_for("n")
     };
+    // However late they come, the second was sent two seconds after the beginning at the earliest.
+    let begin = Instant::now();
     let mut messages = served
         .client
         .wait_ready(request)
         .await
         .unwrap()
         .into_inner();
-    let mut beats = Vec::new();
-    while beats.len() < 2 {
+    let mut beats = 0;
+    while beats < 2 {
         let message = messages.message().await.unwrap().unwrap();
-        if message.event == Some(Event::Heartbeat(Heartbeat {})) {
-            beats.push(Instant::now());
-        }
+        beats += usize::from(message.event == Some(Event::Heartbeat(Heartbeat {})));
     }
-    assert!(beats[1] - beats[0] >= Duration::from_millis(900));
+    assert!(begin.elapsed() >= Duration::from_secs(2));
 }
 
 #[tokio::test]
@@ -815,17 +815,17 @@ async fn a_watch_tells_of_all_nodes_and_then_of_each_change() {
         code: 1,
         oom: false,
     };
+    let died = Instant::now();
     state("w-10", ended, Action::Die);
     until(&mut messages, |event| {
         is(&event, "w-10", NodeState::Waiting)
     })
     .await;
-    let waiting = Instant::now();
     until(&mut messages, |event| {
         is(&event, "w-10", NodeState::Terminal)
     })
     .await;
-    assert!(waiting.elapsed() >= Duration::from_millis(900));
+    assert!(died.elapsed() >= Duration::from_secs(1));
     fake.change("w-10", |node| {
         node.container.state = State::Running;
         node.container.started_at = Some(std::time::SystemTime::now());

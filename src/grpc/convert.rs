@@ -190,13 +190,19 @@ pub(super) fn heartbeat() -> pb::WaitReadyResponse {
 }
 
 pub(super) fn watch_event(event: &WatchEvent) -> pb::WatchNodesResponse {
-    let observed = match event {
-        WatchEvent::Node { report, .. } => report.observed,
-        WatchEvent::Removed(_) | WatchEvent::Synced => SystemTime::now(),
+    use pb::watch_nodes_response::Event;
+
+    let now = SystemTime::now;
+    let (observed, event) = match event {
+        WatchEvent::Node { node: of, report } => {
+            (report.observed, Event::Node(node(of, Some(report))))
+        }
+        WatchEvent::Removed(node) => (now(), Event::Removed(node.to_string())),
+        WatchEvent::Synced => (now(), Event::Synced(pb::Synced {})),
     };
     pb::WatchNodesResponse {
         observe_time: Some(timestamp(observed)),
-        event: Some(event.into()),
+        event: Some(event),
     }
 }
 

@@ -15,6 +15,14 @@ pub(super) fn of_caller(metadata: &MetadataMap) -> Option<Duration> {
     Some(left.saturating_sub(margin(left)))
 }
 
+/// Completes after this time; never, if there is none.
+pub(super) async fn passed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Parses at most eight digits and a unit ("gRPC over HTTP2", Timeout).
 fn parse(timeout: &str) -> Option<Duration> {
     let (at, unit) = timeout.char_indices().next_back()?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -23,7 +23,6 @@ use super::{
     watch,
 };
 use crate::{
-    cluster::ListedNode,
     environment::after,
     monitor::{Monitor, MonitorError, NodePage, Wait, WaitEvent, WaitRequest, WaitResult},
     node::{Identity, NodeName},
@@ -35,9 +34,6 @@ use crate::{
 /// How long a snapshot or a check may go on once a drain has started. The time that remains is for
 /// the error that reports the drain to the client.
 const LAST_ANSWERS: Duration = DRAIN_LIMIT.saturating_sub(Duration::from_secs(1));
-
-/// How many nodes of a page are looked at at once.
-const LOOKS_OF_A_PAGE: usize = 32;
 
 /// The limits of a server.
 #[derive(Debug, Clone)]
@@ -173,16 +169,10 @@ impl Readiness {
             drain.started().await;
             tokio::time::sleep(LAST_ANSWERS).await;
         };
-        let deadline = async {
-            match left {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             ended = call => Ok(ended),
-            () = deadline => Err(late(left.unwrap_or_default())),
+            () = deadline::passed(left) => Err(late(left.unwrap_or_default())),
             () = drained => Err(status::draining()),
         }
     }
@@ -199,18 +189,17 @@ impl Readiness {
             .await;
         let NodePage { nodes, next, .. } = page.map_err(|error| status::monitor(&error, None))?;
         let next = next.map(|next| self.tokens.write(&next, &list.selector));
-        let look = async |node: ListedNode| {
-            if !list.is_full {
-                return convert::node(&node, None);
-            }
-            let report = self.monitor.look(identity, &node, Level::Services).await;
-            convert::node(&node, Some(&report))
-        };
-        let looks = stream::iter(nodes).map(look).buffered(LOOKS_OF_A_PAGE);
-        Ok(convert::page(
-            looks.collect().await,
-            next.unwrap_or_default(),
-        ))
+        let mut reports = Vec::new();
+        if list.is_full {
+            reports = self
+                .monitor
+                .look_at(identity, &nodes, Level::Services)
+                .await;
+        }
+        let report = |place: usize| reports.get(place);
+        let nodes = nodes.iter().enumerate();
+        let nodes = nodes.map(|(place, node)| convert::node(node, report(place)));
+        Ok(convert::page(nodes.collect(), next.unwrap_or_default()))
     }
 }
 
@@ -368,17 +357,11 @@ fn messages(
                 Stage::Over => return None,
                 Stage::Ending(result) => (Err(status::wait(&result)?), Stage::Over),
                 Stage::Waiting(mut wait) => {
-                    let silence = async {
-                        match heartbeat {
-                            Some(interval) => tokio::time::sleep(interval).await,
-                            None => std::future::pending().await,
-                        }
-                    };
                     let turn = tokio::select! {
                         biased;
                         event = wait.next() => Turn::Event(event),
                         () = drain.started() => Turn::Event(None),
-                        () = silence => Turn::Heartbeat,
+                        () = deadline::passed(heartbeat) => Turn::Heartbeat,
                     };
                     match turn {
                         Turn::Heartbeat => (Ok(convert::heartbeat()), Stage::Waiting(wait)),

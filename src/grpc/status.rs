@@ -164,11 +164,14 @@ pub(super) fn wait(result: &WaitResult) -> Option<Status> {
 
 /// Returns the status of a unary call that has no reply before the caller's deadline.
 pub(super) fn deadline(node: Option<&NodeName>, probe: Option<&str>, left: Duration) -> Status {
-    let about = |what: &dyn std::fmt::Display| format!("{what}: ");
-    let node_said = node.map_or_else(String::new, |node| about(node));
-    let probe_said = probe.map_or_else(String::new, |probe| about(&probe));
+    let about = [node.map(NodeName::as_str), probe];
+    let about: String = about
+        .into_iter()
+        .flatten()
+        .map(|what| what.to_owned() + ": ")
+        .collect();
     let message = format!(
-        "{node_said}{probe_said}no answer within the {} that the caller's deadline leaves",
+        "{about}no answer within the {} that the caller's deadline leaves",
         crate::engine::seconds(left)
     );
     let details = details("DEADLINE_EXCEEDED", node, probe);
@@ -207,7 +210,7 @@ pub(super) fn watch_deadline(left: Duration) -> Status {
     let left = crate::engine::seconds(left);
     status(
         Code::DeadlineExceeded,
-        &format!("the watch has ended with the {left} that the caller's deadline left"),
+        &format!("the caller's deadline has ended the watch after {left}"),
         details("DEADLINE_EXCEEDED", None, None),
     )
 }

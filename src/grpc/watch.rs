@@ -12,15 +12,12 @@ use std::{pin::Pin, time::Duration};
 use futures_util::{Stream, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tonic::Status;
 
-use super::{convert, drain::Drain, status};
-use crate::{
-    monitor::{Watch, WatchEvent},
-    pb,
-};
+use super::{convert, deadline, drain::Drain, status};
+use crate::{monitor::Watch, pb};
 
 /// The messages of a watch, followed by why it has ended.
 pub(super) type WatchStream =
@@ -31,7 +28,7 @@ pub(super) type WatchStream =
 pub(super) fn messages(
     watch: Watch,
     heartbeat: Option<Duration>,
-    deadline: Option<Duration>,
+    left: Option<Duration>,
     unread: Duration,
     drain: Drain,
     permit: OwnedSemaphorePermit,
@@ -41,15 +38,9 @@ pub(super) fn messages(
     tokio::spawn(async move {
         let outgoing = Outgoing { sender, unread };
         let _permit = permit;
-        let late = async {
-            match deadline {
-                Some(left) => sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
         let ended = tokio::select! {
             ended = outgoing.all(watch, heartbeat, drain) => ended,
-            () = late => Some(status::watch_deadline(deadline.unwrap_or_default())),
+            () = deadline::passed(left) => Some(status::watch_deadline(left.unwrap_or_default())),
         };
         if let Some(why) = ended {
             // Whoever has gone needs no reason.
@@ -62,7 +53,8 @@ pub(super) fn messages(
             if let Some(message) = receiver.recv().await {
                 return Some((Ok(message), (receiver, end)));
             }
-            let why = end?.await.ok()?;
+            // Without a reason the task has gone wrong, and a client must not take that for an end.
+            let why = end?.await.unwrap_or_else(|_| status::draining());
             Some((Err(why), (receiver, None)))
         },
     ))
@@ -82,18 +74,16 @@ impl Outgoing {
         mut drain: Drain,
     ) -> Option<Status> {
         loop {
-            let silence = async {
-                match heartbeat {
-                    Some(interval) => sleep(interval).await,
-                    None => std::future::pending().await,
-                }
-            };
             let message = tokio::select! {
                 biased;
                 () = self.sender.closed() => return None,
                 () = drain.started() => return Some(status::draining()),
-                event = watch.next() => convert::watch_event(&event?),
-                () = silence => convert::watch_heartbeat(),
+                event = watch.next() => match event {
+                    Some(event) => convert::watch_event(&event),
+                    // It has no end of its own: its tasks are being ended.
+                    None => return Some(status::draining()),
+                },
+                () = deadline::passed(heartbeat) => convert::watch_heartbeat(),
             };
             tokio::select! {
                 biased;
@@ -104,17 +94,6 @@ impl Outgoing {
                 },
                 () = drain.started() => return Some(status::draining()),
             }
-        }
-    }
-}
-
-/// Gives the event of a watch its message.
-impl From<&WatchEvent> for pb::watch_nodes_response::Event {
-    fn from(event: &WatchEvent) -> Self {
-        match event {
-            WatchEvent::Node { node, report } => Self::Node(convert::node(node, Some(report))),
-            WatchEvent::Removed(node) => Self::Removed(node.to_string()),
-            WatchEvent::Synced => Self::Synced(pb::Synced {}),
         }
     }
 }

@@ -64,7 +64,7 @@ pub(super) struct Driver {
 /// How far somebody is who only watches.
 #[derive(Debug, Default)]
 struct Watching {
-    /// The nodes that were there at first; none until they are known.
+    /// The nodes that were there at first and are untold; none until they are known.
     first: Option<Vec<usize>>,
     is_synced: bool,
 }
@@ -285,8 +285,10 @@ impl Driver {
         let nodes = &self.nodes;
         let all = || nodes.iter().map(|(place, _)| place).collect();
         let first = watch.first.get_or_insert_with(all);
-        let is_told = |place: &usize| nodes.get(*place).is_none_or(|node| node.told.is_some());
-        if first.iter().all(is_told) {
+        // Each is looked at until it has been told of, and no longer.
+        let is_told = |place: usize| nodes.get(place).is_none_or(|node| node.told.is_some());
+        while first.pop_if(|place| is_told(*place)).is_some() {}
+        if first.is_empty() {
             watch.is_synced = true;
             self.outbox.put_synced();
         }
@@ -297,14 +299,9 @@ impl Driver {
         let Some(members) = self.members.as_ref().filter(|_| self.watch.is_none()) else {
             return;
         };
-        let is_ready = |node: &WaitNode| {
-            let told = node.told.as_ref();
-            told.is_some_and(|told| told.state == NodeState::Ready)
-        };
-        let ready = self.nodes.iter().filter(|(_, node)| is_ready(node)).count();
         let report = ClusterReport {
             present: members.present(),
-            ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            ready: u32::try_from(self.nodes.ready()).unwrap_or(u32::MAX),
             min_nodes: members.min_nodes(),
             reason: members.blocked(),
             observed: self.environment.wall(),
@@ -406,10 +403,7 @@ impl Driver {
             let told = node.told.as_ref();
             told.is_some_and(|told| told.failing().is_some())
         };
-        let waiting = |node: &WaitNode| match &node.told {
-            Some(told) => told.state != NodeState::Ready,
-            None => true,
-        };
+        let waiting = |node: &WaitNode| !node.is_told_ready();
         let first = |is: &dyn Fn(&WaitNode) -> bool| {
             let mut nodes = self.nodes.iter();
             nodes.find(|(_, node)| is(node)).map(|(place, _)| place)

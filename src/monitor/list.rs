@@ -2,16 +2,24 @@
 
 use std::sync::Arc;
 
-use super::{CHECK_LIMIT, Monitor, MonitorError, NodeReport, NodeState};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use tracing::Instrument as _;
+
+use super::{
+    CHECK_LIMIT, Monitor, MonitorError, NodeReport, NodeState, could_not_tell, wait::reached,
+};
 use crate::{
     cluster::{Discovery, ListedNode, NodeSelector, Position},
     engine::CALL_LIMIT,
     environment::after,
     node::{Identity, NodeKind, Part},
-    probe::{Level, ProbeError, container},
+    probe::{Level, container},
     report::{ProbeReport, ProbeResult, Trigger},
     watcher::{Caller, EvaluatedProbe, Mode, OneShot, ProbeSet, unreached},
 };
+
+/// How many nodes are looked at at once.
+const LOOKS: usize = 32;
 
 /// A page of nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,45 +56,50 @@ impl Monitor {
         Ok(NodePage { nodes, next })
     }
 
-    /// Looks at a node of a list once, as [`Monitor::check`] looks, for this level. That it could not be
-    /// looked at is in the report, too.
-    pub async fn look(&self, identity: &Identity, node: &ListedNode, level: Level) -> NodeReport {
+    /// Looks at each of these nodes once, as [`Monitor::check`] looks, for this level. That one could not be
+    /// looked at is in its report, too.
+    pub async fn look_at(
+        &self,
+        identity: &Identity,
+        nodes: &[ListedNode],
+        level: Level,
+    ) -> Vec<NodeReport> {
+        // However many nodes there are, they are one caller's.
+        let caller = Caller::new(identity, &self.context.environment);
+        let looks = nodes
+            .iter()
+            .map(|node| self.look(&caller, node, level).boxed());
+        let looks: Vec<_> = looks.collect();
+        stream::iter(looks).buffered(LOOKS).collect().await
+    }
+
+    async fn look(&self, caller: &Caller, node: &ListedNode, level: Level) -> NodeReport {
         let environment = &self.context.environment;
-        let set = ProbeSet::of_level(Part::default(), level, Mode::Check);
         let name = &node.name;
-        let caller = Caller::new(identity, environment);
+        let set = ProbeSet::of_level(Part::default(), level, Mode::Check);
         let by = after(environment.now(), CHECK_LIMIT);
+        let looked = async {
+            let (container, span) = self.container(caller, name, by).await?;
+            let set = set.clone();
+            let mut look = OneShot::new(&self.context, caller, name, container, span, set);
+            let settled = look.settle(by).await;
+            settled.map_err(|error| could_not_tell(name, "container", error.into()))
+        };
+        let looking = tracing::debug_span!("look", node = %name);
+        let container = match looked.instrument(looking).await {
+            Ok(evaluation) => return self.report_of(node, level, evaluation.reports),
+            Err(MonitorError::CouldNotTell { source, .. } | MonitorError::NoList { source }) => {
+                ProbeResult::Unknown(source.0)
+            }
+            Err(MonitorError::NodeNotFound { .. }) => {
+                ProbeResult::Looked(container::missing(name, false))
+            }
+        };
         let kind = NodeKind {
             role: node.role,
             profile: node.profile.unwrap_or(self.context.profile),
         };
-        let reports = match self.container(&caller, name, by).await {
-            Ok((container, span)) => {
-                let mut look =
-                    OneShot::new(&self.context, &caller, name, container, span, set.clone());
-                let mut evaluation = look.run(|| by).await;
-                if let Some(at) = evaluation.confirm_at.filter(|at| *at < by) {
-                    match look.look_again(at, || by).await {
-                        Ok(again) => evaluation = again,
-                        Err(error) => {
-                            let ProbeError(why) = error.into();
-                            let reports = unreached(&set, kind, ProbeResult::Unknown(why));
-                            return self.report_of(node, level, reports);
-                        }
-                    }
-                }
-                evaluation.reports
-            }
-            Err(MonitorError::CouldNotTell { source, .. }) => {
-                let ProbeError(why) = source;
-                unreached(&set, kind, ProbeResult::Unknown(why))
-            }
-            Err(_) => {
-                let missing = container::missing(name, false);
-                unreached(&set, kind, ProbeResult::Looked(missing))
-            }
-        };
-        self.report_of(node, level, reports)
+        self.report_of(node, level, unreached(&set, kind, container))
     }
 
     fn report_of(
@@ -95,23 +108,20 @@ impl Monitor {
         level: Level,
         reports: Vec<EvaluatedProbe>,
     ) -> NodeReport {
-        let observed = self.context.environment.wall();
-        let reports = reports
-            .into_iter()
-            .map(|report| report.into_report(observed));
+        let reports = reports.into_iter().map(|report| self.dated(report));
         let probes: Arc<[ProbeReport]> = reports.collect();
         let failing = probes.iter().find(|report| !report.result.is_passed());
         NodeReport {
             node: node.name.clone(),
             role: node.role,
             state: failing.map_or(NodeState::Ready, NodeState::blocked_by),
-            level: level.reached(&probes),
+            level: reached(level, &probes),
             listed: None,
             probes,
             trigger: Trigger::Initial,
             trigger_detail: Arc::from(""),
             round: 1,
-            observed,
+            observed: self.context.environment.wall(),
         }
     }
 }

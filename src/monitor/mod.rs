@@ -267,12 +267,9 @@ impl Monitor {
         let set = ProbeSet::check(part, probe.clone());
         let mut look = OneShot::new(&self.context, &caller, node, container, span, set);
         let looking = tracing::debug_span!("check", %node, probe = probe.name());
-        let mut evaluation = look.run(|| by).instrument(looking.clone()).await;
-        // Without time for a second look, what has failed is no more than failed.
-        if let Some(at) = evaluation.confirm_at.filter(|at| *at < by) {
-            let again = look.look_again(at, || by).instrument(looking).await;
-            evaluation = again.map_err(|error| could_not_tell(node, "container", error.into()))?;
-        }
+        let evaluation = look.settle(by).instrument(looking).await;
+        let evaluation =
+            evaluation.map_err(|error| could_not_tell(node, "container", error.into()))?;
         let report = evaluation.reports.into_iter().next();
         let report = report.ok_or_else(|| {
             could_not_tell(
@@ -379,14 +376,16 @@ impl Monitor {
                 let error = ProbeError(reason.clone());
                 Err(could_not_tell(node, &report.probe, error))
             }
-            ProbeResult::Looked(_) | ProbeResult::Skipped(_) => {
-                // What somebody else was told just before has been so since then.
-                let environment = &self.context.environment;
-                let answered = report.found.span.map(|span| span.answered);
-                let age = answered.map(|answered| environment.now() - answered);
-                Ok(report.into_report(environment.wall() - age.unwrap_or_default()))
-            }
+            ProbeResult::Looked(_) | ProbeResult::Skipped(_) => Ok(self.dated(report)),
         }
+    }
+
+    /// The report, of what has been so since it was answered: to somebody else just before, maybe.
+    fn dated(&self, report: EvaluatedProbe) -> ProbeReport {
+        let environment = &self.context.environment;
+        let answered = report.found.span.map(|span| span.answered);
+        let age = answered.map(|answered| environment.now() - answered);
+        report.into_report(environment.wall() - age.unwrap_or_default())
     }
 }
 

@@ -161,6 +161,15 @@ pub struct NodeReport {
     pub observed: SystemTime,
 }
 
+/// The highest level that holds by these reports, if this one was asked for.
+pub(super) fn reached(level: Level, probes: &[ProbeReport]) -> Option<Level> {
+    level.reached(
+        probes
+            .iter()
+            .map(|report| (&report.probe[..], report.result.is_passed())),
+    )
+}
+
 impl NodeState {
     /// The state of a node whose probe has not passed.
     pub(super) fn blocked_by(report: &ProbeReport) -> Self {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::wait::NodeReport;
+use super::wait::{NodeReport, NodeState};
 use crate::{
     cluster::ListedNode,
     container::Run,
@@ -61,6 +61,12 @@ impl WaitNode {
             end_seen: None,
             end_stands: false,
         }
+    }
+
+    /// Whether the last that was told of it is that it is ready.
+    pub(super) fn is_told_ready(&self) -> bool {
+        let told = self.told.as_ref();
+        told.is_some_and(|told| told.state == NodeState::Ready)
     }
 
     /// Whether the container has ended, or is not there any more.

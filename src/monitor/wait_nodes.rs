@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    wait::{FailurePolicy, NodeReport, NodeState, WaitRequest},
+    wait::{FailurePolicy, NodeReport, NodeState, WaitRequest, reached},
     wait_node::{WaitNode, end, is_settled, soften},
 };
 use crate::{
@@ -50,6 +50,8 @@ pub(super) struct WaitNodes {
     /// The nodes that pass, by since when.
     passing: BTreeSet<(Instant, usize)>,
     terminal: BTreeSet<usize>,
+    /// How many were told to be ready.
+    ready: usize,
     /// The nodes of which it is open whether they leave, by when their containers were seen to have ended.
     ending: BTreeSet<(Instant, usize)>,
     /// The nodes of which there may be something to tell.
@@ -81,6 +83,7 @@ impl WaitNodes {
             started,
             passing: BTreeSet::new(),
             terminal: BTreeSet::new(),
+            ready: 0,
             ending: BTreeSet::new(),
             untold: BTreeSet::new(),
             unsettled_due: BTreeSet::new(),
@@ -125,6 +128,7 @@ impl WaitNodes {
         let Some(node) = self.nodes.remove(&index) else {
             return;
         };
+        self.ready -= usize::from(node.is_told_ready());
         if let Some(since) = node.passed_since {
             self.passing.remove(&(since, index));
         }
@@ -147,6 +151,11 @@ impl WaitNodes {
 
     pub(super) fn get(&self, index: usize) -> Option<&WaitNode> {
         self.nodes.get(&index)
+    }
+
+    /// How many nodes were told to be ready.
+    pub(super) fn ready(&self) -> usize {
+        self.ready
     }
 
     /// Nobody needs the nodes any more.
@@ -390,7 +399,9 @@ impl WaitNodes {
             tracing::debug!(node = %report.node, state = ?report.state, "told");
             let report = Arc::new(report);
             if let Some(node) = self.nodes.get_mut(&index) {
+                self.ready -= usize::from(node.is_told_ready());
                 node.told = Some(Arc::clone(&report));
+                self.ready += usize::from(node.is_told_ready());
             }
             news.push((index, report));
         }
@@ -441,7 +452,7 @@ impl WaitNodes {
             node: node.node.clone(),
             role: newest.role,
             state,
-            level: self.level.and_then(|level| level.reached(&probes)),
+            level: self.level.and_then(|level| reached(level, &probes)),
             listed: node.listed.clone(),
             probes,
             trigger: newest.prompt.trigger,

@@ -1,6 +1,7 @@
 //! How far a node has come, in steps that need no name of a probe.
 
-use crate::{node::NodeKind, probe::Probe, report::ProbeReport};
+use super::Probe;
+use crate::node::NodeKind;
 
 /// How far nodes shall come, or have come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,17 +31,18 @@ impl Level {
         }
     }
 
-    /// The highest level that holds by the reports of this one's probes.
-    pub(crate) fn reached(self, reports: &[ProbeReport]) -> Option<Self> {
-        let passed = |names: &[&str]| {
-            let named =
-                |report: &&ProbeReport| names.is_empty() || names.contains(&&report.probe[..]);
-            let mut named = reports.iter().filter(named).peekable();
-            named.peek().is_some() && named.all(|report| report.result.is_passed())
-        };
-        if passed(&[]) {
-            return Some(self);
+    /// The highest level that holds, by the names of this one's probes and whether each has passed.
+    pub(crate) fn reached<'a>(
+        self,
+        probes: impl Iterator<Item = (&'a str, bool)> + Clone,
+    ) -> Option<Self> {
+        let mut of_boot = probes.clone().filter(|(name, _)| BOOTED.contains(name));
+        let has_booted = of_boot.clone().next().is_some() && of_boot.all(|(_, passed)| passed);
+        let has_all = probes.clone().next().is_some() && { probes }.all(|(_, passed)| passed);
+        if has_all {
+            Some(self)
+        } else {
+            has_booted.then_some(Self::Booted)
         }
-        (self > Self::Booted && passed(&BOOTED)).then_some(Self::Booted)
     }
 }

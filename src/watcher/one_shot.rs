@@ -122,8 +122,19 @@ impl OneShot {
         }
     }
 
+    /// Asks until every probe has a result, and looks again, if there is time, where only a second look settles
+    /// one.
+    pub(crate) async fn settle(&mut self, by: Instant) -> Result<Evaluation, EngineError> {
+        let evaluation = self.run(|| by).await;
+        // Without time for a second look, what has failed is no more than failed.
+        match evaluation.confirm_at.filter(|at| *at < by) {
+            Some(at) => self.look_again(at, || by).await,
+            None => Ok(evaluation),
+        }
+    }
+
     /// Looks again at what an evaluation has left open, once a second look settles it.
-    pub(crate) async fn look_again(
+    async fn look_again(
         &mut self,
         at: Instant,
         limit: impl Fn() -> Instant,
