@@ -15,7 +15,7 @@
 //! | `cli` | arguments, `serve`, the client commands |
 //! | [`grpc`] | the service: requests in, states out, errors to statuses |
 //! | [`client`] | the generated client |
-//! | [`monitor`] | snapshot, check, wait, list |
+//! | [`monitor`] | snapshot, check, wait, list, watch |
 //! | [`cluster`] | which containers are nodes, and which a selector means |
 //! | `watcher` | following one node for all its clients: what is known, what is asked, what is told |
 //! | `link` | reaching into a node |

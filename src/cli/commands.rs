@@ -195,14 +195,13 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
     let output = client.output;
     let mut client = connect::connect(client).await?;
     let (realm, cluster) = cluster.unwrap_or_default();
+    let role = role.into_iter();
+    let roles = role.map(|role| role_number(Some(role))).collect();
     if watch {
         let request = WatchNodesRequest {
             realm,
             cluster,
-            roles: role
-                .into_iter()
-                .map(|role| role_number(Some(role)))
-                .collect(),
+            roles,
             heartbeat_interval: proto(Some(HEARTBEAT)),
             level: 0,
         };
@@ -211,10 +210,7 @@ pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {
     let mut request = ListNodesRequest {
         realm,
         cluster,
-        roles: role
-            .into_iter()
-            .map(|role| role_number(Some(role)))
-            .collect(),
+        roles,
         view: NodeView::Full.into(),
         page_size: 0,
         page_token: String::new(),

@@ -54,7 +54,7 @@ struct Readers {
 pub(crate) struct Listing {
     /// When it was asked for; none if there is no list yet.
     pub(crate) asked: Option<Instant>,
-    containers: Vec<ListedContainer>,
+    containers: Arc<[ListedContainer]>,
     /// Why there is no newer one. The last one stands.
     pub(crate) trouble: Option<ProbeError>,
 }
@@ -149,7 +149,7 @@ impl Hub {
                     tracing::debug!(containers = containers.len(), "listed");
                     self.newest.send_replace(Arc::new(Listing {
                         asked: Some(asked),
-                        containers,
+                        containers: containers.into(),
                         trouble: None,
                     }));
                     if subscription.is_live() { RESYNC } else { POLL }
@@ -159,7 +159,7 @@ impl Hub {
                     self.newest.send_modify(|newest| {
                         *newest = Arc::new(Listing {
                             asked: newest.asked,
-                            containers: newest.containers.clone(),
+                            containers: Arc::clone(&newest.containers),
                             trouble: Some(error.into()),
                         });
                     });

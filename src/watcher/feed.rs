@@ -58,10 +58,17 @@ struct Hub {
 #[derive(Default)]
 struct Readers {
     nodes: NodeIndex<Arc<Reader>>,
-    /// Who wants to know that another container may be there, or another name.
+    /// Who wants to know that another container may be there, or another name or state.
     lists: Vec<Arc<Notify>>,
     /// Reads for as long as there are readers.
     task: Option<Task>,
+}
+
+impl Readers {
+    /// Another container may be there, or another name or state.
+    fn list_changes(&self) {
+        self.lists.iter().for_each(|changed| changed.notify_one());
+    }
 }
 
 /// Somebody who follows a node.
@@ -314,10 +321,7 @@ impl Hub {
             reader.inbox.container_event(event.action);
         }
         if event.action.undoes() {
-            readers
-                .lists
-                .iter()
-                .for_each(|changed| changed.notify_one());
+            readers.list_changes();
         }
     }
 
@@ -326,10 +330,7 @@ impl Hub {
         for reader in readers.nodes.values() {
             reader.inbox.events_missed();
         }
-        readers
-            .lists
-            .iter()
-            .for_each(|changed| changed.notify_one());
+        readers.list_changes();
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {

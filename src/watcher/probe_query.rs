@@ -334,7 +334,7 @@ impl NodeSession {
                 answered
             }
             Ok(None) => {
-                *watch = self.watch_for_start(&[process]);
+                *watch = Watch::for_start(&self.link, &[process]);
                 let why = format!("no process of {process} runs");
                 let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
                 Reply { via, result }
@@ -374,7 +374,7 @@ impl NodeSession {
             // systemd signals the end of a unit's process.
             _ if unit.is_some() => Watch::Nothing,
             Some(pid) => Watch::End(pid),
-            None if processes.is_empty() => self.watch_for_start(daemon.processes),
+            None if processes.is_empty() => Watch::for_start(&self.link, daemon.processes),
             None => Watch::Nothing,
         };
         let listens = Reply {

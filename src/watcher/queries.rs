@@ -150,7 +150,10 @@ impl Queries {
         let awaited = key.clone();
         let watching = Box::pin(async move {
             let Pacing { quiet_since, poll } = pacing;
-            session.changed(&watch, quiet_since, poll).await;
+            let environment = &session.context.environment;
+            watch
+                .changed(&session.link, environment, quiet_since, poll)
+                .await;
             Input::Changed(key, query)
         });
         self.watches.push((awaited, watching));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{schedule::retry, session::NodeSession, span::Span};
+use super::{schedule::retry, span::Span};
+use crate::{environment::Environment, link::Lease};
 
 /// What would change a reply, and is told at once or seen at a glance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,32 +20,41 @@ pub(super) enum Watch {
     End(u32),
 }
 
-impl NodeSession {
+impl Watch {
     /// What would change it that no process of these names runs.
-    pub(super) fn watch_for_start(&self, processes: &[&'static str]) -> Watch {
-        let is_seen = |process: &&'static str| self.link.is_surely_missing(process);
-        if processes.iter().all(is_seen) {
-            Watch::Start(processes.to_vec())
+    pub(super) fn for_start(link: &Lease, processes: &[&'static str]) -> Self {
+        if are_missing(link, processes) {
+            Self::Start(processes.to_vec())
         } else {
-            Watch::Nothing
+            Self::Nothing
         }
     }
 
     /// Completes once something has happened that may have changed a reply with this watch. What is only
     /// seen at a glance is glanced at as often as it would be asked for.
-    pub(super) async fn changed(&self, watch: &Watch, quiet_since: Instant, poll: Duration) {
-        match watch {
-            Watch::Nothing => std::future::pending().await,
-            Watch::End(pid) => self.link.process_end(*pid).await,
-            Watch::Start(processes) => loop {
-                let now = self.now();
+    pub(super) async fn changed(
+        &self,
+        link: &Lease,
+        environment: &Environment,
+        quiet_since: Instant,
+        poll: Duration,
+    ) {
+        match self {
+            Self::Nothing => std::future::pending().await,
+            Self::End(pid) => link.process_end(*pid).await,
+            Self::Start(processes) => loop {
+                let now = environment.now();
                 let next = retry(Span::new(now, now), quiet_since, poll, 1.0);
-                self.context.environment.sleep_until(next).await;
-                let is_missing = |process: &&'static str| self.link.is_surely_missing(process);
-                if !processes.iter().all(is_missing) {
+                environment.sleep_until(next).await;
+                if !are_missing(link, processes) {
                     return;
                 }
             },
         }
     }
+}
+
+fn are_missing(link: &Lease, processes: &[&'static str]) -> bool {
+    let is_missing = |process: &&'static str| link.is_surely_missing(process);
+    processes.iter().all(is_missing)
 }
