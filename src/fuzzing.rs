@@ -20,10 +20,8 @@ const DETAIL: usize = 8 * 1024;
 
 /// What a command in a node prints: scontrol, a setting of slurm.conf, a record of a node.
 pub fn commands(bytes: &[u8]) {
-    let (head, printed) = bytes.split_at(bytes.len().min(2));
-    let (which, code) = match head {
-        [which, code] => (usize::from(*which), i64::from(*code)),
-        _ => return,
+    let Some((code, printed)) = bytes.split_first() else {
+        return;
     };
     let text = String::from_utf8_lossy(printed).into_owned();
     // Standard error is what comes behind the first NUL.
@@ -31,10 +29,9 @@ pub fn commands(bytes: &[u8]) {
     let answer = Answer::Command {
         stdout: stdout.to_owned(),
         stderr: stderr.to_owned(),
-        code,
+        code: i64::from(*code),
     };
-    let asks = asks();
-    if let Some((name, ask)) = asks.get(which % asks.len().max(1)) {
+    for (name, ask) in asks() {
         let finding = (ask.judge)(&answer);
         if finding.has_passed() {
             assert!(!stdout.trim().is_empty(), "{name} passes by nothing");

@@ -68,6 +68,13 @@ fn with_journals(count: usize) -> (Vec<String>, FakeEngine) {
     (names, fake)
 }
 
+/// A client into the window of whose streams what nodes say with their journals does not fit.
+async fn narrow(url: &str) -> Client {
+    let endpoint = Endpoint::from_shared(url.to_owned()).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(Some(65_535));
+    Client::new(endpoint.connect().await.unwrap())
+}
+
 async fn is_served(url: &str) -> bool {
     let Ok(mut client) = Client::connect(url.to_owned()).await else {
         return false;
@@ -165,20 +172,13 @@ async fn a_client_that_never_reads_loses_its_place_after_the_waits_limit() {
     };
     let (names, fake) = with_journals(40);
     let served = serve(&fake, limits).await;
-    // What these nodes say does not fit into the stream's window.
-    let channel = Endpoint::from_shared(served.url.clone())
-        .unwrap()
-        .initial_stream_window_size(Some(65_535))
-        .connect()
-        .await
-        .unwrap();
     let wait = WaitReadyRequest {
         timeout: Some(Duration::from_secs(4).try_into().unwrap()),
         failure_policy: FailurePolicy::KeepWaiting.into(),
         ..wait_for_all(&names)
     };
     let start = Instant::now();
-    let unread = Client::new(channel).wait_ready(wait).await.unwrap();
+    let unread = narrow(&served.url).await.wait_ready(wait).await.unwrap();
     let mut client = served.client.clone();
     let full = client.wait_ready(wait_for("n1")).await.unwrap_err();
     assert_full(&full);
@@ -210,14 +210,12 @@ async fn a_watch_that_is_not_read_is_let_go_and_says_why_when_it_is_read() {
         fake.change(name, |node| node.container.labels.extend([realm]));
     }
     let served = serve(&fake, limits).await;
-    let channel = Endpoint::from_shared(served.url.clone())
-        .unwrap()
-        .initial_stream_window_size(Some(65_535))
-        .connect()
+    let watch = WatchNodesRequest::default;
+    let unread = narrow(&served.url)
+        .await
+        .watch_nodes(watch())
         .await
         .unwrap();
-    let watch = WatchNodesRequest::default;
-    let unread = Client::new(channel).watch_nodes(watch()).await.unwrap();
     let mut client = served.client.clone();
     assert_full(&client.watch_nodes(watch()).await.unwrap_err());
     let next = async {

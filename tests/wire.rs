@@ -186,32 +186,37 @@ async fn validation_comes_before_unimplemented() {
     assert_eq!(status.code(), Code::Unimplemented);
 }
 
-/// Nodes of two clusters, some of them without a label of readyd's.
+/// A node of that cluster of the realm r.
+fn member(name: &str, cluster: &str, role: Option<&str>) -> FakeNode {
+    let mut node = FakeNode::ready(name, role);
+    node.container.labels.extend([
+        ("sind.realm".to_owned(), "r".to_owned()),
+        ("sind.cluster".to_owned(), cluster.to_owned()),
+    ]);
+    node
+}
+
+/// A wait for so many nodes of that cluster of the realm r.
+fn wait_for_cluster(cluster: &str, min_nodes: u32) -> WaitReadyRequest {
+    WaitReadyRequest {
+        cluster: Some(ClusterSelector {
+            realm: "r".to_owned(),
+            cluster: cluster.to_owned(),
+            min_nodes,
+        }),
+        ..WaitReadyRequest::default()
+    }
+}
+
+/// Nodes of two clusters, and one container without a label of readyd's.
 fn labelled() -> FakeEngine {
-    let node = |name: &str, labels: &[(&str, &str)]| {
-        let mut node = FakeNode::ready(name, None);
-        let labels = labels.iter();
-        node.container.labels = labels
-            .map(|(key, value)| (format!("sind.{key}"), (*value).to_owned()))
-            .collect();
-        node
-    };
-    let worker = |name: &str| {
-        node(
-            name,
-            &[("realm", "r"), ("cluster", "c"), ("role", "worker")],
-        )
-    };
     FakeEngine::new([
-        worker("w-10"),
-        worker("w-9"),
-        node(
-            "ctl",
-            &[("realm", "r"), ("cluster", "c"), ("role", "controller")],
-        ),
-        node("odd", &[("realm", "r"), ("cluster", "c"), ("role", "boss")]),
-        node("other", &[("realm", "r"), ("cluster", "b")]),
-        node("plain", &[]),
+        member("w-10", "c", Some("worker")),
+        member("w-9", "c", Some("worker")),
+        member("ctl", "c", Some("controller")),
+        member("odd", "c", Some("boss")),
+        member("other", "b", None),
+        FakeNode::ready("plain", None),
     ])
 }
 
@@ -240,12 +245,7 @@ async fn nodes_are_listed_a_page_at_a_time_while_they_come_and_go() {
     // The last that was told goes, and others come, one before it and one behind.
     fake.remove("w-10");
     for name in ["w-8", "w-11"] {
-        let mut node = FakeNode::ready(name, Some("worker"));
-        node.container.labels.extend([
-            ("sind.realm".to_owned(), "r".to_owned()),
-            ("sind.cluster".to_owned(), "c".to_owned()),
-        ]);
-        fake.put(node);
+        fake.put(member(name, "c", Some("worker")));
     }
     first.page_token = token;
     let (names, last) = listed(client, first.clone()).await;
@@ -558,14 +558,7 @@ async fn a_unix_socket_serves_as_well_and_reflection_is_on() {
 async fn a_cluster_is_waited_for_while_its_nodes_come_and_go() {
     let fake = FakeEngine::default().with_events();
     let mut served = serve(&fake, Limits::default()).await;
-    let request = WaitReadyRequest {
-        cluster: Some(ClusterSelector {
-            realm: "r".to_owned(),
-            cluster: "c".to_owned(),
-            min_nodes: 2,
-        }),
-        ..WaitReadyRequest::default()
-    };
+    let request = wait_for_cluster("c", 2);
     let messages = served.client.wait_ready(request).await.unwrap();
     let mut messages = messages.into_inner();
     let mut next = async || messages.message().await.unwrap().unwrap().event.unwrap();
@@ -584,12 +577,7 @@ async fn a_cluster_is_waited_for_while_its_nodes_come_and_go() {
     }
     assert_eq!(report.reason, "cluster r/c has 0 of 2 nodes");
     let come = |name: &str| {
-        let mut node = FakeNode::ready(name, Some("worker"));
-        node.container.labels.extend([
-            ("sind.realm".to_owned(), "r".to_owned()),
-            ("sind.cluster".to_owned(), "c".to_owned()),
-        ]);
-        fake.put(node);
+        fake.put(member(name, "c", Some("worker")));
         fake.tell(name, Action::Create);
     };
     come("one");
@@ -630,13 +618,8 @@ async fn a_cluster_with_too_few_nodes_times_out_and_says_so() {
     let fake = labelled();
     let mut served = serve(&fake, Limits::default()).await;
     let wait = |min_nodes| WaitReadyRequest {
-        cluster: Some(ClusterSelector {
-            realm: "r".to_owned(),
-            cluster: "b".to_owned(),
-            min_nodes,
-        }),
         timeout: Some(Duration::from_secs(2).try_into().unwrap()),
-        ..WaitReadyRequest::default()
+        ..wait_for_cluster("b", min_nodes)
     };
     let messages = served
         .client
@@ -678,25 +661,13 @@ async fn no_node_is_left_out_that_was_there_before_the_others_were_ready() {
     let fake = labelled().with_events();
     fake.set_unit("other", "munge.service", "inactive", "dead");
     let mut served = serve(&fake, Limits::default()).await;
-    let request = WaitReadyRequest {
-        cluster: Some(ClusterSelector {
-            realm: "r".to_owned(),
-            cluster: "b".to_owned(),
-            min_nodes: 0,
-        }),
-        ..WaitReadyRequest::default()
-    };
+    let request = wait_for_cluster("b", 0);
     let messages = served.client.wait_ready(request).await.unwrap();
     let mut messages = messages.into_inner();
     let mut next = async || messages.message().await.unwrap().unwrap().event.unwrap();
     while !matches!(next().await, Event::Node(_)) {}
     // Another is there, which no event has told of yet.
-    let mut late = FakeNode::ready("late", None);
-    late.container.labels.extend([
-        ("sind.realm".to_owned(), "r".to_owned()),
-        ("sind.cluster".to_owned(), "b".to_owned()),
-    ]);
-    fake.put(late);
+    fake.put(member("late", "b", None));
     fake.set_unit("late", "munge.service", "inactive", "dead");
     fake.set_unit("other", "munge.service", "active", "running");
     loop {
@@ -718,14 +689,7 @@ async fn a_container_of_a_cluster_that_has_ended_is_terminal_if_it_stays() {
     let fake = labelled().with_events();
     let mut served = serve(&fake, Limits::default()).await;
     fake.set_unit("ctl", "munge.service", "inactive", "dead");
-    let request = WaitReadyRequest {
-        cluster: Some(ClusterSelector {
-            realm: "r".to_owned(),
-            cluster: "c".to_owned(),
-            min_nodes: 0,
-        }),
-        ..WaitReadyRequest::default()
-    };
+    let request = wait_for_cluster("c", 0);
     let messages = served.client.wait_ready(request).await.unwrap();
     let mut messages = messages.into_inner();
     let mut ended = None;
