@@ -12,14 +12,12 @@ use super::{
     CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
     connect::{self, Client},
     progress::Progress,
-    render,
-    signals::Signals,
-    table,
+    render, signals, table,
 };
 use crate::{
     client::{
-        CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeTarget, NodeView,
-        Outcome, SnapshotRequest, Verdict, WaitReadyRequest, WatchNodesRequest,
+        CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeReport, NodeTarget,
+        NodeView, Outcome, SnapshotRequest, Verdict, WaitReadyRequest, WatchNodesRequest,
         wait_ready_response::Event, watch_nodes_response::Event as Watched,
     },
     grpc::{JOBS_NOT_ALLOWED, ListenError, profile_number, role_number},
@@ -95,7 +93,6 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         client,
     } = arguments;
     let (output, profile) = (client.output, client.monitor.profile);
-    let mut client = connect::connect(client).await?;
     let target = |node| NodeTarget {
         node,
         role: role_number(role),
@@ -122,32 +119,34 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         level: level.unwrap_or_default().into(),
         heartbeat_interval: proto(Some(HEARTBEAT)),
     };
-    follow(&mut client, request, output).await
+    let (mut progress, mut nodes) = (Progress::new(), BTreeMap::new());
+    let waited = async {
+        let mut client = connect::connect(client).await?;
+        follow(&mut client, request, output, &mut progress, &mut nodes).await
+    };
+    if let Some(ended) = signals::unless_received(waited).await? {
+        return ended;
+    }
+    if output == Output::Text {
+        progress.finish();
+        render::print(&render::interrupted(&nodes))?;
+    }
+    Ok(Exit::Interrupted)
 }
 
-/// Prints the progress and the result of a wait, and returns its exit code.
+/// Prints the progress and the result of a wait, keeps the newest state of each node, and returns
+/// the exit code.
 async fn follow(
     client: &mut Client,
     request: WaitReadyRequest,
     output: Output,
+    progress: &mut Progress,
+    nodes: &mut BTreeMap<String, NodeReport>,
 ) -> anyhow::Result<Exit> {
-    let mut progress = Progress::new();
-    let mut signals = Signals::listen()?;
     let mut messages = client.service.wait_ready(request).await?.into_inner();
-    let (mut ended, mut nodes) = (None, BTreeMap::new());
+    let mut ended = None;
     loop {
-        let message = tokio::select! {
-            biased;
-            message = messages.message() => message,
-            () = signals.received() => {
-                if output == Output::Text {
-                    progress.finish();
-                    render::print(&render::interrupted(&nodes))?;
-                }
-                return Ok(Exit::Interrupted);
-            }
-        };
-        let message = match message {
+        let message = match messages.message().await {
             Ok(Some(message)) => message,
             // The status repeats the result. Without a result, the status is the only error to
             // report.

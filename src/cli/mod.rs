@@ -312,14 +312,16 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let _ = rlimit::increase_nofile_limit(FILES);
     let ended = runtime.block_on(async {
         let command: BoxFuture<'_, anyhow::Result<Exit>> = match arguments.command {
+            // These two have more to say of a signal.
             Command::Serve(arguments) => return serve::run(arguments).await,
+            Command::Wait(arguments) => return commands::wait(arguments).await,
             Command::Snapshot(arguments) => Box::pin(commands::snapshot(arguments)),
             Command::Check(arguments) => Box::pin(commands::check(arguments)),
-            Command::Wait(arguments) => Box::pin(commands::wait(arguments)),
             Command::Nodes(arguments) => Box::pin(commands::nodes(arguments)),
             Command::Doctor(arguments) => Box::pin(doctor::run(arguments)),
         };
-        interruptible(command).await
+        let ended = signals::unless_received(command).await?;
+        ended.unwrap_or(Ok(Exit::Interrupted))
     });
     let exit = ended.unwrap_or_else(|error| {
         render::error(&error);
@@ -328,17 +330,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // Tasks that still run (for example for a silent peer) have had their time.
     runtime.shutdown_background();
     ExitCode::from(exit as u8)
-}
-
-/// Runs a client command until a signal ends it.
-async fn interruptible(command: BoxFuture<'_, anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let mut signals = signals::Signals::listen()?;
-    tokio::select! {
-        // A command that hears of the signal itself has more to say.
-        biased;
-        ended = command => ended,
-        () = signals.received() => Ok(Exit::Interrupted),
-    }
 }
 
 /// Says what an argument's value should be.

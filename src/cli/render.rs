@@ -131,6 +131,9 @@ fn append(text: &mut String, detail: &str) {
 
 /// Renders how far a wait was when it was interrupted: the first node that is not ready, and its reason.
 pub(super) fn interrupted(nodes: &BTreeMap<String, NodeReport>) -> String {
+    if nodes.is_empty() {
+        return "interrupted before anything was told of a node".to_owned();
+    }
     let waiting = |node: &&NodeReport| node.state() != NodeState::Ready;
     let ready = nodes.values().filter(|node| !waiting(node)).count();
     let mut text = format!("interrupted: {ready} of {} nodes are ready", nodes.len());

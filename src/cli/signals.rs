@@ -26,3 +26,13 @@ impl Signals {
         }
     }
 }
+
+/// Returns what the work comes to, or nothing if one of the signals ends it.
+pub(super) async fn unless_received<T>(work: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
+    let mut signals = Signals::listen()?;
+    Ok(tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = signals.received() => None,
+    })
+}
