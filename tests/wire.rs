@@ -167,7 +167,7 @@ async fn a_check_says_whether_the_node_or_the_engine_was_slow() {
 }
 
 #[tokio::test]
-async fn validation_comes_before_unimplemented() {
+async fn validation_comes_before_what_is_not_allowed() {
     let mut served = serve(&FakeEngine::default(), Limits::default()).await;
     let cluster = |realm: &str| WaitReadyRequest {
         cluster: Some(ClusterSelector {
@@ -175,7 +175,7 @@ async fn validation_comes_before_unimplemented() {
             cluster: "c".into(),
             min_nodes: 0,
         }),
-        level: Level::Registered.into(),
+        level: Level::Jobs.into(),
         ..WaitReadyRequest::default()
     };
     let status = served.client.wait_ready(cluster("")).await.unwrap_err();
@@ -183,7 +183,7 @@ async fn validation_comes_before_unimplemented() {
     let violations = status.get_details_bad_request().unwrap().field_violations;
     assert_eq!(violations[0].field, "cluster.realm");
     let status = served.client.wait_ready(cluster("r")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(status.code(), Code::FailedPrecondition);
 }
 
 /// A node of that cluster of the realm r.
@@ -366,13 +366,12 @@ async fn a_wait_goes_as_far_as_its_level() {
         .iter()
         .map(|probe| probe.probe.as_str());
     assert_eq!(probes.collect::<Vec<_>>(), ["container", "systemd"]);
-    for (level, code, why) in [
-        (Level::Registered, Code::Unimplemented, "NOT_IMPLEMENTED"),
-        (Level::Jobs, Code::FailedPrecondition, "JOBS_NOT_ALLOWED"),
-    ] {
-        let status = served.client.wait_ready(wait(level)).await.unwrap_err();
-        assert_eq!((status.code(), reason(&status).as_str()), (code, why));
-    }
+    let status = served.client.wait_ready(wait(Level::Jobs)).await;
+    let status = status.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::FailedPrecondition, "JOBS_NOT_ALLOWED")
+    );
     let both = WaitReadyRequest {
         probes: vec!["sshd".to_owned()],
         ..wait(Level::Booted)

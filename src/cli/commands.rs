@@ -11,14 +11,14 @@ use tonic_types::StatusExt;
 use super::{
     CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
     connect::{self, Client},
-    progress::Progress,
+    progress::{self, Progress},
     render, signals, table,
 };
 use crate::{
     client::{
-        CheckRequest, ClusterSelector, FailurePolicy, ListNodesRequest, NodeReport, NodeTarget,
-        NodeView, Outcome, SnapshotRequest, Verdict, WaitReadyRequest, WatchNodesRequest,
-        wait_ready_response::Event, watch_nodes_response::Event as Watched,
+        CheckRequest, ClusterSelector, FailurePolicy, Level, ListNodesRequest, NodeReport,
+        NodeTarget, NodeView, Outcome, SnapshotRequest, Verdict, WaitReadyRequest,
+        WatchNodesRequest, wait_ready_response::Event, watch_nodes_response::Event as Watched,
     },
     grpc::{JOBS_NOT_ALLOWED, ListenError, profile_number, role_number},
 };
@@ -98,6 +98,12 @@ pub(super) async fn wait(arguments: WaitArguments) -> anyhow::Result<Exit> {
         role: role_number(role),
         profile: profile_number(profile),
     };
+    // A cluster whose jobs hang is not what people wait for.
+    let default = cluster.as_ref().filter(|_| probe.is_empty());
+    let level = level.or_else(|| default.map(|_| Level::Registered));
+    if let (Some((realm, name)), Output::Text) = (&cluster, output) {
+        progress::start(realm, name, level);
+    }
     let cluster = cluster.map(|(realm, cluster)| ClusterSelector {
         realm,
         cluster,

@@ -256,8 +256,9 @@ struct WaitArguments {
     /// How long every probe has to stay passed
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stable_for: Option<Duration>,
-    /// How far to wait, in place of probes: booted (the node's boot is over) or services (the daemons
-    /// of its role are up) [default: services]
+    /// How far to wait, in place of probes: booted (the node's boot is over), services (the daemons
+    /// of its role are up), rpc (they answer in their own protocols), or registered (the controller has
+    /// each worker in a state that runs jobs) [default: services; of a cluster, registered]
     #[arg(long, value_name = "LEVEL", conflicts_with = "probe", value_parser = level)]
     level: Option<crate::client::Level>,
     /// Go on waiting for nodes that have failed for good

@@ -9,7 +9,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::client::{ClusterReport, NodeReport, NodeState};
+use crate::client::{ClusterReport, Level, NodeReport, NodeState};
 
 /// The key of the cluster's own line.
 const CLUSTER: &str = "/";
@@ -102,6 +102,16 @@ impl Progress {
             }
         }
     }
+}
+
+/// Says first what a cluster is waited for.
+pub(super) fn start(realm: &str, name: &str, level: Option<Level>) {
+    let level = level.map(|level| {
+        let name = level.as_str_name().to_lowercase();
+        format!("level {}", name.trim_start_matches("level_"))
+    });
+    let until = level.unwrap_or_else(|| "the probes that are named".to_owned());
+    let _ = writeln!(stderr(), "cluster {realm}/{name}: waiting for {until}");
 }
 
 fn line(started: Instant, about: &str, said: &str) {

@@ -240,12 +240,14 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
     }
 }
 
-/// Returns the level that a number stands for; none if it cannot be waited for yet.
+/// Returns the level that a number stands for; none for one that no node reaches by itself: it takes a job.
 pub(super) fn level_of(level: pb::Level) -> Option<Level> {
     match level {
         pb::Level::Unspecified | pb::Level::Services => Some(Level::Services),
         pb::Level::Booted => Some(Level::Booted),
-        pb::Level::Rpc | pb::Level::Registered | pb::Level::Jobs => None,
+        pb::Level::Rpc => Some(Level::Rpc),
+        pb::Level::Registered => Some(Level::Registered),
+        pb::Level::Jobs => None,
     }
 }
 
@@ -254,6 +256,8 @@ fn level(level: Option<Level>) -> pb::Level {
         None => pb::Level::Unspecified,
         Some(Level::Booted) => pb::Level::Booted,
         Some(Level::Services) => pb::Level::Services,
+        Some(Level::Rpc) => pb::Level::Rpc,
+        Some(Level::Registered) => pb::Level::Registered,
     }
 }
 

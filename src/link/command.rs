@@ -236,7 +236,8 @@ impl Commands {
         } = *question;
         let what = question.to_string();
         let (port, cap) = (format!("{address}/{port}"), cap.to_string());
-        let dial = [DIAL, port.as_str(), prefix, &cap, send];
+        let send = escaped(send);
+        let dial = [DIAL, port.as_str(), prefix, &cap, &send];
         let argv = match self.shell {
             Some(_) => dial.to_vec(),
             None => [&DIAL_ALONE[..], &dial[1..]].concat(),
@@ -295,6 +296,16 @@ impl Commands {
             id,
         )))
     }
+}
+
+/// Writes a text as the `%b` of printf takes it: an argument cannot contain a zero.
+fn escaped(text: &str) -> String {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    let escape = |byte: u8| match plain(&byte) {
+        true => char::from(byte).to_string(),
+        false => format!("\\0{byte:03o}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 fn no_bash() -> LinkError {

@@ -32,26 +32,29 @@ exit "$code"
 "#;
 
 /// A shell function that dials a port through bash, which has this built in. Its arguments are the
-/// address and the port with a slash between, the prefix, the maximum number of bytes, and the text to send first. It prints
+/// address and the port with a slash between, the prefix, the maximum number of bytes, and the text to send first, as `%b` of printf takes it. It prints
 /// `connected`, then the port's output up to a line with the prefix. Its exit codes are 0 found, 3
-/// closed by the other side, 4 too long, 7 refused, 127 no bash.
+/// closed by the other side, 4 too long, 7 refused, 127 no bash. What comes after that much is read and
+/// dropped: a connection that is closed with something unread is reset, which a daemon may log.
 macro_rules! dial_function {
     () => {
         r#"
+rest() { IFS= read -r -t 0.01 -n 4096 line; }
 dial() {
   [ -n "$BASH_VERSION" ] || exit 127
   exec 3<>"/dev/tcp/$1" || exit 7
   echo connected
   LC_ALL=C left=$3
-  [ -z "$4" ] || printf '%s' "$4" >&3
+  [ -z "$4" ] || printf '%b' "$4" >&3
   while [ "$left" -gt 0 ]; do
     line=
     IFS= read -r -n "$left" line <&3; more=$?
     printf '%s\n' "$line"
-    case $line in "$2"*) exit 0 ;; esac
+    case $line in "$2"*) rest <&3; exit 0 ;; esac
     [ "$more" = 0 ] || exit 3
     left=$((left - ${#line} - 1))
   done
+  rest <&3
   exit 4
 }
 "#
@@ -89,7 +92,7 @@ here() {
   exec 4<>"/dev/tcp/$2" || return 7
   echo connected
   trap '' PIPE
-  [ -z "$5" ] || printf '%s' "$5" >&4
+  [ -z "$5" ] || printf '%b' "$5" >&4
   while [ "$left" -gt 0 ]; do
     wait=$((end - ${EPOCHREALTIME/[^0-9]/}))
     [ "$wait" -gt 0 ] || { code=124; break; }
@@ -102,6 +105,7 @@ here() {
     [ "$more" = 0 ] || { code=3; break; }
     left=$((left - ${#line} - 1))
   done
+  rest <&4
   trap - PIPE
   exec 4>&-
   return "$code"

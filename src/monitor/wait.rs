@@ -23,7 +23,7 @@ use crate::{
     cluster::ListedNode,
     environment::Task,
     node::{NodeName, Part, Profile, Role},
-    probe::{Level, Probe},
+    probe::{Level, Probe, Reached},
     reason::{Reason, ReasonCode},
     report::{ProbeReport, Trigger},
 };
@@ -163,11 +163,11 @@ pub struct NodeReport {
 
 /// The highest level that holds by these reports, if this one was asked for.
 pub(super) fn reached(level: Level, probes: &[ProbeReport]) -> Option<Level> {
-    level.reached(
-        probes
-            .iter()
-            .map(|report| (&report.probe[..], report.result.is_passed())),
-    )
+    level.reached(probes.iter().map(|report| Reached {
+        probe: &report.probe,
+        passed: report.result.is_passed(),
+        is_up: report.evidence.is_up,
+    }))
 }
 
 impl NodeState {

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Finding, Outcome, Understood, readyz};
+use super::{Finding, Outcome, Understood, readyz, rpc::Rpc};
 use crate::{
     question::{Answer, DaemonProcess, GreetingEnd, ListeningSocket, PortQuestion},
     reason::ReasonCode,
@@ -25,6 +25,8 @@ pub(crate) struct Daemon {
     pub(crate) by_hand: bool,
     /// Whether newer versions answer `GET /readyz` on the port on which they listen.
     pub(crate) readyz: bool,
+    /// What it has to answer at the level RPC, besides that it listens.
+    pub(crate) rpc: Option<Rpc>,
 }
 
 /// Where a daemon has to listen.
@@ -43,8 +45,8 @@ pub(crate) enum Listens {
 pub(crate) struct Listening {
     /// The finding.
     pub(crate) finding: Finding,
-    /// The address of a TCP socket on which the daemon listens, if it does.
-    pub(crate) address: Option<SocketAddr>,
+    /// The socket on which the daemon listens, if it does.
+    pub(crate) socket: Option<ListeningSocket>,
     /// The process by which the daemon passes, if it does.
     pub(crate) process: Option<u32>,
 }
@@ -71,10 +73,6 @@ impl Daemon {
             Some((process, socket))
         });
         if let Some((process, socket)) = listens {
-            let address = match socket {
-                ListeningSocket::Tcp(address) => Some(*address),
-                ListeningSocket::Unix(_) => None,
-            };
             let outcome = match (active, unit) {
                 (None, Some(unit)) => Outcome::passed_with(format!(
                     "{} listens on {socket} ({}), though {}",
@@ -86,7 +84,7 @@ impl Daemon {
             };
             return Listening {
                 finding: outcome.into(),
-                address,
+                socket: Some(socket.clone()),
                 process: Some(process.pid),
             };
         }
@@ -96,7 +94,7 @@ impl Daemon {
                 Some(_) => Finding::passed(),
                 None => self.silent(active, &own),
             },
-            address: None,
+            socket: None,
             process: runs.map(|process| process.pid),
         }
     }
@@ -186,6 +184,7 @@ mod tests {
         listens: Listens::Tcp,
         by_hand: true,
         readyz: true,
+        rpc: None,
     };
 
     fn unit(active: &str) -> Unit {

@@ -1,7 +1,7 @@
 //! How far a node has come, in steps that need no name of a probe.
 
 use super::Probe;
-use crate::node::NodeKind;
+use crate::node::{NodeKind, Role};
 
 /// How far nodes shall come, or have come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,36 +13,134 @@ pub enum Level {
     /// The role's base and its daemon.
     #[default]
     Services,
+    /// The same, and the daemon has answered in its own protocol.
+    Rpc,
+    /// The same, and the controller has each worker registered in a state that runs jobs.
+    Registered,
 }
 
 /// The probes of the level booted, in whichever profile.
 const BOOTED: [&str; 3] = ["container", "systemd", "healthcheck"];
 
+/// The probe that the level registered adds to workers.
+const REGISTERED: &str = "registered";
+
+/// What a report says of its probe, as far as levels go by it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reached<'a> {
+    pub(crate) probe: &'a str,
+    pub(crate) passed: bool,
+    /// Whether its daemon is up all the same.
+    pub(crate) is_up: bool,
+}
+
 impl Level {
     /// The probes that a node has to pass for this level.
     pub(crate) fn probes(self, NodeKind { role, profile }: NodeKind) -> Vec<Probe> {
+        let mut probes = Probe::of(role, profile);
         match self {
-            Self::Services => Probe::of(role, profile),
-            Self::Booted => {
-                let mut probes = Probe::of(role, profile);
-                probes.retain(|probe| BOOTED.contains(&probe.name()));
-                probes
+            Self::Booted => probes.retain(|probe| BOOTED.contains(&probe.name())),
+            Self::Services => {}
+            Self::Rpc | Self::Registered => {
+                probes = probes.into_iter().map(Probe::answered).collect();
+                if self == Self::Registered && role == Some(Role::Worker) {
+                    let registered = Probe::named(REGISTERED);
+                    probes.extend(registered.map(|probe| probe.in_profile(profile)));
+                }
             }
         }
+        probes
     }
 
-    /// The highest level that holds, by the names of this one's probes and whether each has passed.
+    /// The highest level that holds, by the reports of this one's probes.
     pub(crate) fn reached<'a>(
         self,
-        probes: impl Iterator<Item = (&'a str, bool)> + Clone,
+        reports: impl Iterator<Item = Reached<'a>> + Clone,
     ) -> Option<Self> {
-        let mut of_boot = probes.clone().filter(|(name, _)| BOOTED.contains(name));
-        let has_booted = of_boot.clone().next().is_some() && of_boot.all(|(_, passed)| passed);
-        let has_all = probes.clone().next().is_some() && { probes }.all(|(_, passed)| passed);
-        if has_all {
-            Some(self)
+        let all = |counts: fn(&Reached<'a>) -> bool, holds: fn(Reached<'a>) -> bool| {
+            let mut reports = reports.clone().filter(counts).peekable();
+            reports.peek().is_some() && reports.all(holds)
+        };
+        let is_before = |report: &Reached<'a>| report.probe != REGISTERED;
+        let passed = |report: Reached<'a>| report.passed;
+        let held = if all(|_| true, passed) {
+            Self::Registered
+        } else if all(is_before, passed) {
+            Self::Rpc
+        } else if all(is_before, |report| report.passed || report.is_up) {
+            Self::Services
+        } else if all(|report| BOOTED.contains(&report.probe), passed) {
+            Self::Booted
         } else {
-            has_booted.then_some(Self::Booted)
+            return None;
+        };
+        Some(held.min(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Profile;
+
+    /// The level that holds where the probes up to the named one have passed, and that one's daemon is up or
+    /// not.
+    fn reached(level: Level, role: Role, failing: &str, is_up: bool) -> Option<Level> {
+        let profile = Profile::Systemd;
+        let probes = level.probes(NodeKind {
+            role: Some(role),
+            profile,
+        });
+        let at = probes.iter().position(|probe| probe.name() == failing);
+        let at = at.unwrap_or(probes.len());
+        let reports = probes.iter().enumerate().map(|(place, probe)| Reached {
+            probe: probe.name(),
+            passed: place < at,
+            is_up: place == at && is_up,
+        });
+        level.reached(reports)
+    }
+
+    #[test]
+    fn the_highest_level_that_holds_is_told() {
+        use Level::{Booted, Registered, Rpc, Services};
+        let worker = |level, failing| reached(level, Role::Worker, failing, false);
+        assert_eq!(worker(Registered, ""), Some(Registered));
+        assert_eq!(worker(Registered, "registered"), Some(Rpc));
+        assert_eq!(worker(Registered, "slurmd"), Some(Booted));
+        assert_eq!(worker(Registered, "systemd"), None);
+        let up = reached(Registered, Role::Worker, "slurmd", true);
+        assert_eq!(up, Some(Services));
+        // Never above the one that was asked for.
+        for level in [Booted, Services, Rpc] {
+            assert_eq!(worker(level, ""), Some(level));
+        }
+        assert_eq!(worker(Services, "munge"), Some(Booted));
+        assert_eq!(
+            reached(Registered, Role::Db, "", false),
+            Some(Registered),
+            "only workers register"
+        );
+    }
+
+    #[test]
+    fn a_level_asks_for_no_less_than_those_below_it() {
+        for role in Role::ALL {
+            for profile in [Profile::Systemd, Profile::Process] {
+                let names = |level: Level| {
+                    let role = Some(role);
+                    let probes = level.probes(NodeKind { role, profile });
+                    let names = probes.iter().map(|probe| probe.name().to_owned());
+                    names.collect::<Vec<_>>()
+                };
+                let services = names(Level::Services);
+                assert_eq!(names(Level::Rpc), services);
+                assert!(services.starts_with(&names(Level::Booted)));
+                let registered = names(Level::Registered);
+                assert!(registered.starts_with(&services));
+                let is_worker = role == Role::Worker;
+                assert_eq!(registered.ends_with(&[REGISTERED.to_owned()]), is_worker);
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ mod node_record;
 mod outcome;
 mod readyz;
 mod registered;
+mod rpc;
 pub(crate) mod slurm_command;
 mod slurmctld;
 mod sshd;
@@ -33,8 +34,10 @@ mod unit_active;
 use std::{fmt, pin::Pin, sync::Arc};
 
 pub use level::Level;
+pub(crate) use level::Reached;
 pub use outcome::{Evidence, Outcome, ProbeError};
 pub(crate) use outcome::{Finding, Judgement, Proof, UnitProof};
+pub(crate) use rpc::Rpc;
 
 pub(crate) use systemd::judge as judge_systemd;
 pub(crate) use table::{Ask, Method, Row, Shortcut, Understood};
@@ -53,7 +56,7 @@ pub struct Probe(Kind);
 #[derive(Clone)]
 enum Kind {
     /// A row of the table of that profile.
-    Builtin(&'static Row, Profile),
+    Builtin(&'static Row, Profile, Depth),
     Custom(Arc<Custom>),
 }
 
@@ -66,10 +69,20 @@ pub(crate) enum ProbeKind<'a> {
     Custom(&'a Custom),
 }
 
+/// What a daemon has to do to pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Depth {
+    /// It has to listen.
+    #[default]
+    Listens,
+    /// It has to answer in its own protocol, too.
+    Answers,
+}
+
 /// The identity of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ProbeKey {
-    Builtin(&'static str, Profile),
+    Builtin(&'static str, Profile, Depth),
     /// A check of the library user's own, by its address in memory: two checks of the same name
     /// need not be the same.
     Custom(usize),
@@ -78,7 +91,7 @@ pub(crate) enum ProbeKey {
 impl fmt::Display for ProbeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Builtin(name, _) => f.write_str(name),
+            Self::Builtin(name, ..) => f.write_str(name),
             Self::Custom(address) => write!(f, "custom probe {address:#x}"),
         }
     }
@@ -103,14 +116,36 @@ impl Probe {
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let row = TABLE.into_iter().find(|row| row.name == name)?;
-        Some(Self(Kind::Builtin(row, Profile::Systemd)))
+        Some(Self::builtin(row, Profile::Systemd))
+    }
+
+    fn builtin(row: &'static Row, profile: Profile) -> Self {
+        Self(Kind::Builtin(row, profile, Depth::default()))
+    }
+
+    /// Returns the probe as it is where the node's daemon has to answer, too.
+    pub(crate) fn answered(self) -> Self {
+        match self.0 {
+            Kind::Builtin(row, profile, _) if row.method.rpc().is_some() => {
+                Self(Kind::Builtin(row, profile, Depth::Answers))
+            }
+            kind => Self(kind),
+        }
+    }
+
+    /// Returns what the probe's daemon has to answer, besides that it listens.
+    pub(crate) fn rpc(&self) -> Option<Rpc> {
+        match &self.0 {
+            Kind::Builtin(row, _, Depth::Answers) => row.method.rpc(),
+            _ => None,
+        }
     }
 
     /// Returns the probe as it is on nodes of that profile.
     pub(crate) fn in_profile(&self, profile: Profile) -> Self {
         let named = |row: &&&Row| row.name == self.name();
         match (&self.0, table::table(profile).iter().find(named)) {
-            (Kind::Builtin(..), Some(row)) => Self(Kind::Builtin(row, profile)),
+            (Kind::Builtin(_, _, depth), Some(row)) => Self(Kind::Builtin(row, profile, *depth)),
             _ => self.clone(),
         }
     }
@@ -132,7 +167,7 @@ impl Probe {
     pub fn of(role: Option<Role>, profile: Profile) -> Vec<Self> {
         let rows = table::table(profile).iter();
         let rows = rows.filter(|row| row.runs.on(role));
-        rows.map(|row| Self(Kind::Builtin(row, profile))).collect()
+        rows.map(|row| Self::builtin(row, profile)).collect()
     }
 
     /// Creates a probe of your own from a name, and from a check that gets the node's name.
@@ -154,21 +189,21 @@ impl Probe {
     #[must_use]
     pub fn name(&self) -> &str {
         match &self.0 {
-            Kind::Builtin(row, _) => row.name,
+            Kind::Builtin(row, ..) => row.name,
             Kind::Custom(custom) => &custom.name,
         }
     }
 
     pub(crate) fn key(&self) -> ProbeKey {
         match &self.0 {
-            Kind::Builtin(row, profile) => ProbeKey::Builtin(row.name, *profile),
+            Kind::Builtin(row, profile, depth) => ProbeKey::Builtin(row.name, *profile, *depth),
             Kind::Custom(custom) => ProbeKey::Custom(Arc::as_ptr(custom) as usize),
         }
     }
 
     pub(crate) fn kind(&self) -> ProbeKind<'_> {
         match &self.0 {
-            Kind::Builtin(row, _) => ProbeKind::Builtin(&row.method),
+            Kind::Builtin(row, ..) => ProbeKind::Builtin(&row.method),
             Kind::Custom(custom) => ProbeKind::Custom(custom),
         }
     }
@@ -180,7 +215,7 @@ impl Probe {
     /// Returns the socket units of which an active one counts, in a snapshot, as the probe's unit.
     pub(crate) fn sockets(&self) -> &'static [&'static str] {
         match &self.0 {
-            Kind::Builtin(row, _) => row.sockets,
+            Kind::Builtin(row, ..) => row.sockets,
             Kind::Custom(_) => &[],
         }
     }
@@ -221,7 +256,7 @@ impl Probe {
     /// Returns the name of the processes of the probe's daemon: each of Slurm's is called as its probe.
     pub(crate) fn process(&self) -> &'static str {
         match &self.0 {
-            Kind::Builtin(row, _) => row.name,
+            Kind::Builtin(row, ..) => row.name,
             Kind::Custom(_) => "",
         }
     }
@@ -237,6 +272,11 @@ impl Probe {
                 | Method::UnitUnless(_, ask)
                 | Method::ProcessAndAnswer(_, ask),
             ) => ask.question.to_string(),
+            ProbeKind::Builtin(Method::Daemon(daemon) | Method::Process(daemon, _))
+                if self.rpc().is_some() =>
+            {
+                daemon.name().to_owned()
+            }
             ProbeKind::Builtin(Method::Daemon(daemon) | Method::Process(daemon, _)) => {
                 format!("the search for the sockets of {}", daemon.name())
             }
@@ -313,7 +353,7 @@ impl Service {
     #[must_use]
     pub fn probe(self) -> Probe {
         let named = Probe::named(self.0.name);
-        named.unwrap_or(Probe(Kind::Builtin(self.0, Profile::Systemd)))
+        named.unwrap_or(Probe::builtin(self.0, Profile::Systemd))
     }
 
     fn place(self) -> usize {

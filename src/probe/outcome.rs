@@ -97,6 +97,8 @@ pub struct Evidence {
     /// The state of the node as Slurm prints it (`State=` of `scontrol show node`), where that was asked
     /// for.
     pub slurm_state: Option<Line>,
+    /// Whether a daemon that has not passed runs and listens all the same: what it lacks is an answer.
+    pub is_up: bool,
 }
 
 impl Evidence {

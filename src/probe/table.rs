@@ -5,7 +5,9 @@
 use super::{
     Finding,
     daemon::{Daemon, Listens},
-    mariadb, munge, registered, slurmctld, sshd,
+    mariadb, munge, registered,
+    rpc::Rpc,
+    slurmctld, sshd,
 };
 use crate::{
     node::{Profile, Role},
@@ -89,6 +91,14 @@ impl Method {
             | Self::UnitUnless(names, _)
             | Self::UnitAndAnswer(names, _)
             | Self::Answer(names, _) => names,
+        }
+    }
+
+    /// What a daemon has to answer at the level RPC.
+    pub(super) fn rpc(&self) -> Option<Rpc> {
+        match self {
+            Self::Daemon(daemon) | Self::Process(daemon, _) => daemon.rpc,
+            _ => None,
         }
     }
 }
@@ -197,6 +207,7 @@ pub(super) static SLURMD: Row = daemon(
         listens: Listens::Tcp,
         by_hand: true,
         readyz: true,
+        rpc: Some(Rpc::Status),
     }),
 );
 
@@ -218,6 +229,7 @@ pub(super) static SLURMDBD: Row = daemon(
         listens: Listens::Tcp,
         by_hand: true,
         readyz: false,
+        rpc: Some(Rpc::Opening),
     }),
 );
 
@@ -232,6 +244,7 @@ pub(super) static SLURMRESTD: Row = daemon(
         listens: Listens::Any,
         by_hand: false,
         readyz: false,
+        rpc: Some(Rpc::Http),
     }),
 );
 
@@ -280,6 +293,7 @@ pub(super) static PROCESS_TABLE: [&Row; 12] = {
         Method::Process(
             Daemon {
                 readyz: true,
+                rpc: Some(Rpc::Status),
                 ..process(&["slurmd"], Listens::Tcp)
             },
             None,
@@ -296,7 +310,13 @@ pub(super) static PROCESS_TABLE: [&Row; 12] = {
     static SLURMDBD: Row = daemon(
         "slurmdbd",
         Role::Db,
-        Method::Process(process(&["slurmdbd"], Listens::Tcp), None),
+        Method::Process(
+            Daemon {
+                rpc: Some(Rpc::Opening),
+                ..process(&["slurmdbd"], Listens::Tcp)
+            },
+            None,
+        ),
     );
     static SACKD: Row = condition(
         "sackd",
@@ -306,7 +326,13 @@ pub(super) static PROCESS_TABLE: [&Row; 12] = {
     static SLURMRESTD: Row = daemon(
         "slurmrestd",
         Role::Api,
-        Method::Process(process(&["slurmrestd"], Listens::Any), None),
+        Method::Process(
+            Daemon {
+                rpc: Some(Rpc::Http),
+                ..process(&["slurmrestd"], Listens::Any)
+            },
+            None,
+        ),
     );
     [
         &CONTAINER,
@@ -332,6 +358,7 @@ const fn process(processes: &'static [&'static str], listens: Listens) -> Daemon
         listens,
         by_hand: true,
         readyz: false,
+        rpc: None,
     }
 }
 

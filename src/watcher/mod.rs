@@ -38,6 +38,7 @@ mod cached;
 mod clients;
 mod confirm;
 mod context;
+mod daemon_query;
 mod due;
 mod evaluate;
 mod evaluation;

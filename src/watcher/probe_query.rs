@@ -3,7 +3,7 @@
 //! Which questions a query is made of is decided here, as they are asked: a shortcut stands in for a
 //! command where the node understands it, and a daemon is asked only where one runs.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::PoisonError};
+use std::{convert::Infallible, panic::AssertUnwindSafe};
 
 use futures_util::{
     FutureExt as _,
@@ -20,12 +20,10 @@ use super::{
 use crate::{
     link::{LinkError, Reply, Support, Wanted},
     probe::{
-        Ask, Custom, Finding, Judgement, Method, Outcome, Probe, ProbeError, ProbeKind, Shortcut,
-        Understood, UnitProof, container,
-        daemon::{self, Daemon, Listening},
-        slurm_command,
+        Ask, Custom, Finding, Method, Outcome, Probe, ProbeError, ProbeKind, Shortcut, Understood,
+        UnitProof, container, slurm_command,
     },
-    question::{About, Answer, DaemonProcess, DaemonQuestion, PortQuestion, Question},
+    question::{About, Answer, DaemonQuestion, PortQuestion, Question},
     reason::ReasonCode,
     unit::Unit,
 };
@@ -60,7 +58,9 @@ impl NodeSession {
                 };
             }
             ProbeKind::Builtin(method) => match method {
-                Method::Daemon(daemon) => Box::pin(self.daemon(daemon, unit, &mut watch, by)),
+                Method::Daemon(daemon) => {
+                    Box::pin(self.daemon(daemon, probe.rpc(), unit, &mut watch, by))
+                }
                 Method::UnitAndAnswer(_, ask) if unit.is_some_and(Unit::is_at_rest) => {
                     Box::pin(self.started_by_hand(probe, ask, unit, by))
                 }
@@ -74,7 +74,7 @@ impl NodeSession {
                     None => Box::pin(self.answer(ask, unit, by)),
                 },
                 Method::Process(daemon, unless) => {
-                    Box::pin(self.process(daemon, unless.as_ref(), &mut watch, by))
+                    Box::pin(self.process(daemon, probe.rpc(), unless.as_ref(), &mut watch, by))
                 }
                 Method::ProcessAndAnswer(process, ask) => {
                     Box::pin(self.process_and_answer(process, ask, &mut watch, by))
@@ -194,13 +194,18 @@ impl NodeSession {
         }
     }
 
-    async fn answer(&self, ask: &Ask, unit: Option<&Unit>, by: Instant) -> Reply<Finding> {
+    pub(super) async fn answer(
+        &self,
+        ask: &Ask,
+        unit: Option<&Unit>,
+        by: Instant,
+    ) -> Reply<Finding> {
         let start = unit.map(|unit| unit.invocation.clone()).unwrap_or_default();
         self.answer_of(ask, unit, start, by).await
     }
 
     /// Asks a daemon whose start has this name, if it has one.
-    async fn answer_of(
+    pub(super) async fn answer_of(
         &self,
         ask: &Ask,
         unit: Option<&Unit>,
@@ -239,224 +244,12 @@ impl NodeSession {
         reply
     }
 
-    /// Asks a daemon whose unit is down, if one runs all the same: a command that asks a daemon that does
-    /// not run may take many seconds to say so.
-    async fn started_by_hand(
+    pub(super) async fn judged(
         &self,
-        probe: &Probe,
         ask: &Ask,
         unit: Option<&Unit>,
         by: Instant,
     ) -> Reply<Finding> {
-        let question = DaemonQuestion {
-            process: probe.process(),
-            main_pid: None,
-            about: About::Start,
-        };
-        let Reply { via, result } = self.processes(question, by).await;
-        match result {
-            Ok(processes) if processes.is_empty() => {
-                let why = format!("no process of {} runs", question.process);
-                let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
-                Reply { via, result }
-            }
-            Ok(_) => self.answer(ask, unit, by).await,
-            Err(error) => Reply {
-                via,
-                result: Err(error),
-            },
-        }
-    }
-
-    /// Looks for the process of a daemon without a unit. Where none runs, a setting may say that the node
-    /// does without it.
-    async fn process(
-        &self,
-        daemon: &Daemon,
-        unless: Option<&Ask>,
-        watch: &mut Watch,
-        by: Instant,
-    ) -> Reply<Finding> {
-        self.link.expect_no_systemd();
-        let found = self.daemon(daemon, None, watch, by).await;
-        let is_missing = |finding: &Finding| {
-            matches!(&finding.judgement, Judgement::Clear(outcome)
-                if outcome.code() == Some(ReasonCode::ProcessMissing))
-        };
-        let Some(unless) = unless.filter(|_| found.result.as_ref().is_ok_and(is_missing)) else {
-            return found;
-        };
-        let known = || {
-            self.no_setting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
-        let read = known().get(daemon.name()).copied();
-        if read.is_some_and(|read| self.now() < read + CONFIGURATION) {
-            return found;
-        }
-        let setting = self.judged(unless, None, by).await;
-        match &setting.result {
-            Ok(finding) if finding.has_passed() => {
-                *watch = Watch::Nothing;
-                setting
-            }
-            Ok(_) | Err(LinkError::Node(_)) => {
-                known().insert(daemon.name(), self.now());
-                found
-            }
-            Err(_) => setting,
-        }
-    }
-
-    /// Asks a daemon without a unit, if a process of it runs.
-    async fn process_and_answer(
-        &self,
-        process: &'static str,
-        ask: &Ask,
-        watch: &mut Watch,
-        by: Instant,
-    ) -> Reply<Finding> {
-        self.link.expect_no_systemd();
-        let question = DaemonQuestion {
-            process,
-            main_pid: None,
-            about: About::Start,
-        };
-        let Reply { via, result } = self.processes(question, by).await;
-        match result.map(|processes| processes.first().map(|process| process.pid)) {
-            Ok(Some(pid)) => {
-                let start = format!("process {pid}");
-                let answered = self.answer_of(ask, None, start, by).await;
-                if answered.result.as_ref().is_ok_and(Finding::has_passed) {
-                    *watch = Watch::End(pid);
-                }
-                answered
-            }
-            Ok(None) => {
-                *watch = Watch::for_start(&self.link, &[process]);
-                let why = format!("no process of {process} runs");
-                let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
-                Reply { via, result }
-            }
-            Err(error) => {
-                let result = Err(error);
-                Reply { via, result }
-            }
-        }
-    }
-
-    /// Looks for the processes of a daemon and for where they listen, and asks the daemon there if it
-    /// serves, where it can tell.
-    async fn daemon(
-        &self,
-        daemon: &Daemon,
-        unit: Option<&Unit>,
-        watch: &mut Watch,
-        by: Instant,
-    ) -> Reply<Finding> {
-        let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
-        let main_pid = active.map(|unit| unit.main_pid);
-        let Reply { via, result } = self.processes_of(daemon, main_pid, by).await;
-        let processes = match result {
-            Ok(processes) => processes,
-            Err(error) => {
-                let result = Err(error);
-                return Reply { via, result };
-            }
-        };
-        let Listening {
-            finding,
-            address,
-            process,
-        } = daemon.judge(unit, &processes);
-        *watch = match process {
-            // systemd signals the end of a unit's process.
-            _ if unit.is_some() => Watch::Nothing,
-            Some(pid) => Watch::End(pid),
-            None if processes.is_empty() => Watch::for_start(&self.link, daemon.processes),
-            None => Watch::Nothing,
-        };
-        let listens = Reply {
-            via,
-            result: Ok(finding),
-        };
-        let Some(address) = address.filter(|_| daemon.readyz) else {
-            return listens;
-        };
-        let question = Question::Port(daemon::readyz(address));
-        // An older daemon logs an error for each question that it does not understand, so each start is
-        // asked once.
-        let own = || {
-            processes
-                .first()
-                .map(|process| format!("process {}", process.pid))
-        };
-        let start = unit.map(|unit| unit.invocation.clone()).or_else(own);
-        let start = start.unwrap_or_default();
-        let useless = Support::Useless {
-            start,
-            surely: true,
-        };
-        if self.link.support(daemon.name()) == useless || self.shared_network(&question).is_some() {
-            return listens;
-        }
-        let answered = self.link.ask(&question, self.reply_by(by)).await;
-        match answered
-            .result
-            .map(|answer| daemon::judge_readyz(daemon.name(), &answer))
-        {
-            Ok(Understood::Yes(finding)) if !finding.has_passed() => Reply {
-                via: answered.via,
-                result: Ok(finding),
-            },
-            Ok(Understood::No) => {
-                self.link.remember(daemon.name(), useless);
-                listens
-            }
-            Ok(_) | Err(_) => listens,
-        }
-    }
-
-    /// The processes of a daemon, by the first of its names that any has.
-    async fn processes_of(
-        &self,
-        daemon: &Daemon,
-        main_pid: Option<u32>,
-        by: Instant,
-    ) -> Reply<Vec<DaemonProcess>> {
-        let mut found = Reply {
-            via: "",
-            result: Ok(Vec::new()),
-        };
-        for process in daemon.processes {
-            let question = DaemonQuestion {
-                process,
-                main_pid,
-                about: About::Sockets,
-            };
-            found = self.processes(question, by).await;
-            if !found.result.as_ref().is_ok_and(Vec::is_empty) {
-                break;
-            }
-        }
-        found
-    }
-
-    async fn processes(&self, question: DaemonQuestion, by: Instant) -> Reply<Vec<DaemonProcess>> {
-        let question = Question::Daemon(question);
-        let Reply { via, result } = self.link.ask(&question, self.reply_by(by)).await;
-        let processes = |answer| match answer {
-            Answer::Daemon(processes) => processes,
-            _ => Vec::new(),
-        };
-        Reply {
-            via,
-            result: result.map(processes),
-        }
-    }
-
-    async fn judged(&self, ask: &Ask, unit: Option<&Unit>, by: Instant) -> Reply<Finding> {
         let mut question = ask.question.clone();
         if let (Question::Command(command), Some(process)) = (&mut question, ask.as_daemon) {
             match self.arguments(process, unit, by).await {
@@ -477,7 +270,7 @@ impl NodeSession {
 
     /// What a command of Slurm has to be told to ask as that daemon of the node would. It stays the same for
     /// as long as the daemon's unit keeps its main process.
-    async fn arguments(
+    pub(super) async fn arguments(
         &self,
         process: &'static str,
         unit: Option<&Unit>,
@@ -509,7 +302,7 @@ impl NodeSession {
     }
 
     /// Why a port of this node proves nothing, if the question is about one.
-    fn shared_network(&self, question: &Question) -> Option<Outcome> {
+    pub(super) fn shared_network(&self, question: &Question) -> Option<Outcome> {
         match question {
             Question::Port(PortQuestion { port, .. }) => {
                 container::shared_port(&self.node, &self.container, *port)

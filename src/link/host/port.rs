@@ -60,7 +60,7 @@ pub(super) async fn ask(
     let connected = target.within(&what, CONNECT_LIMIT, by, async {
         Ok(socket.connect(address).await)
     });
-    let stream = match connected.await {
+    let mut stream = match connected.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Ok(Answer::Closed(said(&error))),
         Err(LinkError::Slow { limit: Some(_), .. }) => {
@@ -69,7 +69,12 @@ pub(super) async fn ask(
         Err(error) => return Err(error),
     };
     let mut sent = Vec::new();
-    let listen = async { Ok(listen(stream, question, &mut sent).await) };
+    let listen = async {
+        let end = listen(&mut stream, question, &mut sent).await;
+        // A connection that is closed with something unread is reset, which a daemon may log.
+        let _ = stream.try_read(&mut [0; 4096]);
+        Ok(end)
+    };
     let end = match target.within(&what, question.within, by, listen).await {
         Ok(end) => end,
         Err(LinkError::Slow { limit: Some(_), .. }) => GreetingEnd::TimedOut,
@@ -98,7 +103,11 @@ fn socket_in(process: &Process, address: SocketAddr) -> Result<TcpSocket, Errno>
 }
 
 /// Reads up to a line with the prefix, or up to the cap.
-async fn listen(mut stream: TcpStream, question: &PortQuestion, into: &mut Vec<u8>) -> GreetingEnd {
+async fn listen(
+    stream: &mut TcpStream,
+    question: &PortQuestion,
+    into: &mut Vec<u8>,
+) -> GreetingEnd {
     let PortQuestion {
         send, prefix, cap, ..
     } = *question;
