@@ -67,7 +67,7 @@ pub(super) async fn connect(arguments: ClientArguments) -> anyhow::Result<Client
             service: remote(url).await?,
             _embedded: None,
         }),
-        None => embedded(monitor.monitor()?).await,
+        None => embedded(monitor.monitor()?, monitor.allow_jobs).await,
     }
 }
 
@@ -83,7 +83,7 @@ async fn remote(url: ServerUrl) -> anyhow::Result<ReadinessServiceClient<Channel
 }
 
 /// Serves the same service as a remote server, over a connection that never leaves the process.
-async fn embedded(monitor: Monitor) -> anyhow::Result<Client> {
+async fn embedded(monitor: Monitor, jobs: bool) -> anyhow::Result<Client> {
     const BUFFER: usize = 64 * 1024;
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     let (drainer, drain) = Drainer::new();
@@ -93,7 +93,8 @@ async fn embedded(monitor: Monitor) -> anyhow::Result<Client> {
         longest_wait: Duration::from_secs(24 * 60 * 60),
         ..Limits::default()
     };
-    let server = Server::new(Readiness::new(monitor, limits, drain));
+    let readiness = Readiness::new(monitor, limits, drain).allow_jobs(jobs);
+    let server = Server::new(readiness);
     tokio::spawn(server.serve_duplex(theirs));
 
     let mut ours = Some(ours);

@@ -89,6 +89,9 @@ struct MonitorArguments {
     /// Send no text of journals to clients
     #[arg(long)]
     no_journal: bool,
+    /// Let waits run a job in their clusters, as the level jobs asks for
+    #[arg(long)]
+    allow_jobs: bool,
     /// The link to nodes: host (from outside, as root on the engine's machine), bridge (two
     /// long-lived execs in a node), exec (one for each query), or auto (the best that works)
     #[arg(long, value_name = "auto|host|bridge|exec", default_value_t)]
@@ -258,7 +261,8 @@ struct WaitArguments {
     stable_for: Option<Duration>,
     /// How far to wait, in place of probes: booted (the node's boot is over), services (the daemons
     /// of its role are up), rpc (they answer in their own protocols), or registered (the controller has
-    /// each worker in a state that runs jobs) [default: services; of a cluster, registered]
+    /// each worker in a state that runs jobs), or jobs (a job has run on the workers; only with
+    /// --allow-jobs) [default: services; of a cluster, registered]
     #[arg(long, value_name = "LEVEL", conflicts_with = "probe", value_parser = level)]
     level: Option<crate::client::Level>,
     /// Go on waiting for nodes that have failed for good

@@ -38,7 +38,9 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<Exit> {
         waits: max_waits,
         ..Limits::default()
     };
-    let server = Server::new(Readiness::new(monitor.monitor()?, limits, drain));
+    let jobs = monitor.allow_jobs;
+    let readiness = Readiness::new(monitor.monitor()?, limits, drain).allow_jobs(jobs);
+    let server = Server::new(readiness);
     let serving = server.serve(listeners);
     tokio::pin!(serving);
 

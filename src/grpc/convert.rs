@@ -240,14 +240,14 @@ fn node_report(report: &NodeReport) -> pb::NodeReport {
     }
 }
 
-/// Returns the level that a number stands for; none for one that no node reaches by itself: it takes a job.
-pub(super) fn level_of(level: pb::Level) -> Option<Level> {
+/// Returns the level that a number stands for.
+pub(super) fn level_of(level: pb::Level) -> Level {
     match level {
-        pb::Level::Unspecified | pb::Level::Services => Some(Level::Services),
-        pb::Level::Booted => Some(Level::Booted),
-        pb::Level::Rpc => Some(Level::Rpc),
-        pb::Level::Registered => Some(Level::Registered),
-        pb::Level::Jobs => None,
+        pb::Level::Booted => Level::Booted,
+        pb::Level::Unspecified | pb::Level::Services => Level::Services,
+        pb::Level::Rpc => Level::Rpc,
+        pb::Level::Registered => Level::Registered,
+        pb::Level::Jobs => Level::Jobs,
     }
 }
 
@@ -258,6 +258,7 @@ fn level(level: Option<Level>) -> pb::Level {
         Some(Level::Services) => pb::Level::Services,
         Some(Level::Rpc) => pb::Level::Rpc,
         Some(Level::Registered) => pb::Level::Registered,
+        Some(Level::Jobs) => pb::Level::Jobs,
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Readiness {
     following: Mutex<()>,
     drain: Drain,
     tokens: PageTokens,
+    /// Whether a wait may run a job.
+    jobs: bool,
 }
 
 impl Readiness {
@@ -103,7 +105,14 @@ impl Readiness {
             limits,
             drain,
             tokens: PageTokens::default(),
+            jobs: false,
         }
+    }
+
+    /// Lets waits run jobs in their clusters, as the level JOBS asks for. By default none may.
+    #[must_use]
+    pub fn allow_jobs(self, jobs: bool) -> Self {
+        Self { jobs, ..self }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -257,16 +266,11 @@ impl ReadinessService for Readiness {
         let longest = left.map_or(self.limits.longest_wait, |left| {
             left.min(self.limits.longest_wait)
         });
-        let wait =
+        let ValidWait { wait, heartbeat } =
             validate::wait(request.get_ref(), longest).map_err(|bad| status::invalid(&bad))?;
-        let (wait, heartbeat) = match wait {
-            ValidWait::Wait(wait, heartbeat) => (wait, heartbeat),
-            ValidWait::Beyond(pb::Level::Jobs) => return Err(status::jobs_not_allowed()),
-            ValidWait::Beyond(level) => {
-                let what = format!("waiting for {}", level.as_str_name());
-                return Err(status::unimplemented(&what));
-            }
-        };
+        if wait.level == Level::Jobs && !self.jobs {
+            return Err(status::jobs_not_allowed());
+        }
         let permit = self.admit(&self.waits, "waits", self.limits.waits)?;
         let limit = wait.limit.unwrap_or(longest);
         let read = limit.saturating_add(self.limits.unread);
@@ -287,14 +291,10 @@ impl ReadinessService for Readiness {
         request: Request<pb::WatchNodesRequest>,
     ) -> Result<Response<watch::WatchStream>, Status> {
         let watch = validate::watch(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
-        let Some(level) = convert::level_of(watch.level) else {
-            let what = format!("watching for {}", watch.level.as_str_name());
-            return Err(status::unimplemented(&what));
-        };
         let permit = self.admit(&self.waits, "waits and watches", self.limits.waits)?;
         http2_stream::end_at(None);
         let identity = identity(&request);
-        let watching = self.monitor.watch(&identity, watch.selector, level);
+        let watching = self.monitor.watch(&identity, watch.selector, watch.level);
         Ok(Response::new(watch::messages(
             watching,
             watch.heartbeat,

@@ -219,17 +219,8 @@ pub(super) fn watch_deadline(left: Duration) -> Status {
 pub(super) fn jobs_not_allowed() -> Status {
     status(
         Code::FailedPrecondition,
-        "level: this server runs no jobs, which LEVEL_JOBS asks for",
+        "level: LEVEL_JOBS asks for a job, and this server runs none (serve --allow-jobs)",
         details(JOBS_NOT_ALLOWED, None, None),
-    )
-}
-
-/// Returns the status of a feature that is not implemented yet.
-pub(super) fn unimplemented(what: &str) -> Status {
-    status(
-        Code::Unimplemented,
-        &format!("{what} is not implemented by this version of readyd"),
-        details("NOT_IMPLEMENTED", None, None),
     )
 }
 

@@ -12,7 +12,7 @@ use crate::{
     monitor::{CHECK_LIMIT, ClusterTarget, FailurePolicy, WaitRequest, WaitTarget},
     node::{NodeName, Part, Profile, Role},
     pb,
-    probe::Probe,
+    probe::{Level, Probe},
 };
 
 /// How many nodes one wait may have at most.
@@ -43,13 +43,12 @@ pub(super) struct Check {
     pub(super) limit: Duration,
 }
 
-/// A valid wait.
+/// A valid wait, for nodes or for a cluster.
 #[derive(Debug)]
-pub(super) enum ValidWait {
-    /// A wait for nodes or for a cluster, and when a heartbeat is due.
-    Wait(WaitRequest, Option<Duration>),
-    /// A wait for a level that cannot be waited for.
-    Beyond(pb::Level),
+pub(super) struct ValidWait {
+    pub(super) wait: WaitRequest,
+    /// When a heartbeat is due.
+    pub(super) heartbeat: Option<Duration>,
 }
 
 /// A valid request for a list.
@@ -66,7 +65,7 @@ pub(super) struct List {
 pub(super) struct WatchOf {
     pub(super) selector: NodeSelector,
     pub(super) heartbeat: Option<Duration>,
-    pub(super) level: pb::Level,
+    pub(super) level: Level,
 }
 
 /// Validates a watch.
@@ -91,7 +90,7 @@ pub(super) fn watch(request: &pb::WatchNodesRequest) -> Result<WatchOf, Violatio
     Ok(WatchOf {
         selector,
         heartbeat,
-        level,
+        level: convert::level_of(level),
     })
 }
 
@@ -228,15 +227,12 @@ pub(super) fn wait(
     if !checks.passed() {
         return Err(checks.0);
     }
-    let Some(level) = convert::level_of(level) else {
-        return Ok(ValidWait::Beyond(level));
-    };
     let cluster = request.cluster.as_ref().map(|cluster| ClusterTarget {
         realm: cluster.realm.clone(),
         cluster: cluster.cluster.clone(),
         min_nodes: cluster.min_nodes,
     });
-    let request = WaitRequest {
+    let wait = WaitRequest {
         nodes,
         cluster,
         probes,
@@ -244,9 +240,9 @@ pub(super) fn wait(
         poll_interval: poll_interval.unwrap_or_default(),
         stable_for: stable_for.unwrap_or_default(),
         failure_policy,
-        level,
+        level: convert::level_of(level),
     };
-    Ok(ValidWait::Wait(request, heartbeat))
+    Ok(ValidWait { wait, heartbeat })
 }
 
 /// Collects violations.

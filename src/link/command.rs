@@ -301,9 +301,12 @@ impl Commands {
 /// Writes a text as the `%b` of printf takes it: an argument cannot contain a zero.
 fn escaped(text: &str) -> String {
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
-    let escape = |byte: u8| match plain(&byte) {
-        true => char::from(byte).to_string(),
-        false => format!("\\0{byte:03o}"),
+    let escape = |byte: u8| {
+        if plain(&byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("\\0{byte:03o}")
+        }
     };
     text.bytes().map(escape).collect()
 }

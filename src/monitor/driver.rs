@@ -23,6 +23,7 @@ use super::{
     members::{Changes, Members},
     outbox::{self, outbox},
     wait::{ClusterReport, FailurePolicy, NodeState, Verdict, WaitRequest, WaitResult, WaitTarget},
+    wait_job::WaitJob,
     wait_node::WaitNode,
     wait_nodes::WaitNodes,
 };
@@ -33,7 +34,7 @@ use crate::{
     event::{ContainerEvent, NodeIndex},
     node::{Identity, NodeName, Part},
     probe::{Level, Probe},
-    watcher::{Caller, Mode, NodeStatus, ProbeSet, Watchers},
+    watcher::{Caller, EvaluatedProbe, Mode, NodeStatus, ProbeSet, Watchers},
 };
 
 /// How often what no event tells is asked of nodes that are only watched.
@@ -54,6 +55,8 @@ pub(super) struct Driver {
     /// What the cluster was told to be.
     told_of_cluster: Option<Arc<ClusterReport>>,
     follower: Follower,
+    /// The job that has to succeed, if one was asked for.
+    job: Option<WaitJob>,
     watch: Option<Watching>,
     events: Events,
     /// The places of the nodes, for events.
@@ -132,6 +135,7 @@ impl Driver {
         for (place, target) in request.nodes.iter().enumerate() {
             places.insert(target.node.clone(), place);
         }
+        let request_level = request.level;
         let driver = Self {
             nodes: WaitNodes::new(nodes, &request, started),
             deadline: request.limit.map(|limit| after(started, limit)),
@@ -140,6 +144,8 @@ impl Driver {
             started,
             members,
             told_of_cluster: None,
+            job: (request_level == Level::Jobs)
+                .then(|| WaitJob::new(Arc::clone(watchers.context()), follower.caller.clone())),
             follower,
             watch: None,
             events,
@@ -175,6 +181,8 @@ impl Driver {
         driver.members = Some(Members::new(directory, identity, selector, None, started));
         driver.nodes = driver.nodes.endless();
         driver.watch = Some(Watching::default());
+        // Whoever only watches runs none.
+        driver.job = None;
         (driver, told)
     }
 
@@ -191,6 +199,9 @@ impl Driver {
         loop {
             let now = self.environment.now();
             self.take_members(&mut changes, now);
+            if let Some(job) = &mut self.job {
+                job.choose(&mut self.nodes);
+            }
             let next = match self.verdict(now) {
                 Decision::Over(verdict) => return self.end(verdict, now),
                 Decision::Next(next) => next,
@@ -215,6 +226,11 @@ impl Driver {
             tokio::select! {
                 biased;
                 Some(news) = changes.next() => self.take(news, &mut changes),
+                ended = ended(&mut self.job) => {
+                    if let Some(job) = &mut self.job {
+                        job.take(ended, &mut self.nodes, self.environment.now());
+                    }
+                }
                 () = changed(&mut self.members) => {}
                 // Once they have ended, nothing is told: then nodes are only polled.
                 Some(event) = self.events.next() => {
@@ -339,14 +355,18 @@ impl Driver {
         {
             return Decision::Over(Verdict::Terminal);
         }
-        if ready {
+        if ready && let Some(job) = self.job.as_mut().filter(|job| !job.has_run()) {
+            job.start(&mut self.nodes, now);
+        } else if ready {
             return Decision::Over(Verdict::Ready);
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Decision::Over(Verdict::TimedOut);
         }
         let moment = self.nodes.all_passed_from();
-        Decision::Next(moment.filter(|moment| *moment > now))
+        let job = self.job.as_ref().and_then(WaitJob::due);
+        let next = [moment, job].into_iter().flatten();
+        Decision::Next(next.filter(|next| *next > now).min())
     }
 
     /// Whether no node can have been left out: a cluster has to be listed once more, after all of its nodes
@@ -444,6 +464,14 @@ fn change((index, mut receiver): (usize, watch::Receiver<Arc<NodeStatus>>)) -> C
         receiver.changed().await.ok()?;
         Some((index, receiver))
     })
+}
+
+/// Completes once the wait's job has ended; never, if none runs.
+async fn ended(job: &mut Option<WaitJob>) -> EvaluatedProbe {
+    match job {
+        Some(job) => job.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Completes once there is another list of the cluster's nodes; never, if no cluster is waited for.

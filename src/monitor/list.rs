@@ -115,7 +115,7 @@ impl Monitor {
             node: node.name.clone(),
             role: node.role,
             state: failing.map_or(NodeState::Ready, NodeState::blocked_by),
-            level: reached(level, &probes),
+            level: reached(level, &probes, false),
             listed: None,
             probes,
             trigger: Trigger::Initial,

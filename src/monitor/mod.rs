@@ -7,6 +7,7 @@ mod outbox;
 #[cfg(test)]
 mod simulation;
 mod wait;
+mod wait_job;
 mod wait_node;
 mod wait_nodes;
 mod watch;

@@ -161,13 +161,20 @@ pub struct NodeReport {
     pub observed: SystemTime,
 }
 
-/// The highest level that holds by these reports, if this one was asked for.
-pub(super) fn reached(level: Level, probes: &[ProbeReport]) -> Option<Level> {
-    level.reached(probes.iter().map(|report| Reached {
+/// The highest level that holds by these reports, if this one was asked for. Whether the wait's job has run is
+/// for the wait to say.
+pub(super) fn reached(level: Level, probes: &[ProbeReport], has_run: bool) -> Option<Level> {
+    let held = level.reached(&probes.iter().map(|report| Reached {
         probe: &report.probe,
         passed: report.result.is_passed(),
         is_up: report.evidence.is_up,
-    }))
+    }))?;
+    let is_last = level == Level::Jobs && held == Level::Registered;
+    Some(if is_last && has_run {
+        Level::Jobs
+    } else {
+        held
+    })
 }
 
 impl NodeState {
@@ -198,6 +205,7 @@ impl NodeReport {
     /// Returns whether both reports say the same to a client, so that it needs no new one.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.role == other.role
+            && self.level == other.level
             && self.state == other.state
             && self.listed == other.listed
             && self.probes.len() == other.probes.len()

@@ -41,6 +41,8 @@ pub(super) struct WaitNode {
     pub(super) end_seen: Option<Instant>,
     /// Whether its container was still there later, so that the end counts.
     pub(super) end_stands: bool,
+    /// How the wait's job went, on the node that it runs from.
+    pub(super) job: Option<ProbeReport>,
 }
 
 impl WaitNode {
@@ -60,6 +62,7 @@ impl WaitNode {
             may_leave: false,
             end_seen: None,
             end_stands: false,
+            job: None,
         }
     }
 

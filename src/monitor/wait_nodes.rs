@@ -21,6 +21,7 @@ use crate::{
     environment::after,
     probe::{Level, Outcome, container},
     reason::{Reason, ReasonCode},
+    report::ProbeReport,
     watcher::{Freshness, NodeStatus},
 };
 
@@ -44,6 +45,8 @@ pub(super) struct WaitNodes {
     stable_for: Duration,
     /// How far the nodes have to come; none where probes are named.
     level: Option<Level>,
+    /// Whether the wait's job has succeeded.
+    has_run: bool,
     /// Whether nobody waits for an end. Then a run that is over is none, either.
     is_endless: bool,
     started: Instant,
@@ -79,6 +82,7 @@ impl WaitNodes {
             policy: request.failure_policy,
             stable_for: request.stable_for,
             level: request.probes.is_empty().then_some(request.level),
+            has_run: false,
             is_endless: false,
             started,
             passing: BTreeSet::new(),
@@ -111,6 +115,20 @@ impl WaitNodes {
                 self.untold.insert(index);
             }
         }
+    }
+
+    /// Takes how the wait's job went, on the node that it runs from.
+    pub(super) fn set_job(&mut self, index: usize, job: Option<ProbeReport>) {
+        if let Some(node) = self.nodes.get_mut(&index) {
+            node.job = job;
+            self.untold.insert(index);
+        }
+    }
+
+    /// The wait's job has succeeded, and every node has come as far.
+    pub(super) fn set_has_run(&mut self) {
+        self.has_run = true;
+        self.untold.extend(self.nodes.keys());
     }
 
     /// Takes another node, and returns its place.
@@ -427,6 +445,9 @@ impl WaitNodes {
             // It may be about to leave.
             soften(&mut probes, Clone::clone);
         }
+        if let Some(job) = &node.job {
+            probes = probes.iter().chain([job]).cloned().collect();
+        }
         let failing = probes.iter().find(|report| !report.result.is_passed());
         let state = match (failing, node.passed_since) {
             (Some(report), _) => NodeState::blocked_by(report),
@@ -452,7 +473,9 @@ impl WaitNodes {
             node: node.node.clone(),
             role: newest.role,
             state,
-            level: self.level.and_then(|level| reached(level, &probes)),
+            level: self
+                .level
+                .and_then(|level| reached(level, &probes, self.has_run)),
             listed: node.listed.clone(),
             probes,
             trigger: newest.prompt.trigger,

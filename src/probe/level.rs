@@ -17,6 +17,9 @@ pub enum Level {
     Rpc,
     /// The same, and the controller has each worker registered in a state that runs jobs.
     Registered,
+    /// The same, and a job has run on the workers of the wait. That is no node's own: who waits says so
+    /// where it has.
+    Jobs,
 }
 
 /// The probes of the level booted, in whichever profile.
@@ -24,6 +27,9 @@ const BOOTED: [&str; 3] = ["container", "systemd", "healthcheck"];
 
 /// The probe that the level registered adds to workers.
 const REGISTERED: &str = "registered";
+
+/// The report of the job of a wait.
+pub(crate) const JOBS: &str = "jobs";
 
 /// What a report says of its probe, as far as levels go by it.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +47,9 @@ impl Level {
         match self {
             Self::Booted => probes.retain(|probe| BOOTED.contains(&probe.name())),
             Self::Services => {}
-            Self::Rpc | Self::Registered => {
+            Self::Rpc | Self::Registered | Self::Jobs => {
                 probes = probes.into_iter().map(Probe::answered).collect();
-                if self == Self::Registered && role == Some(Role::Worker) {
+                if self >= Self::Registered && role == Some(Role::Worker) {
                     let registered = Probe::named(REGISTERED);
                     probes.extend(registered.map(|probe| probe.in_profile(profile)));
                 }
@@ -55,15 +61,16 @@ impl Level {
     /// The highest level that holds, by the reports of this one's probes.
     pub(crate) fn reached<'a>(
         self,
-        reports: impl Iterator<Item = Reached<'a>> + Clone,
+        reports: &(impl Iterator<Item = Reached<'a>> + Clone),
     ) -> Option<Self> {
         let all = |counts: fn(&Reached<'a>) -> bool, holds: fn(Reached<'a>) -> bool| {
             let mut reports = reports.clone().filter(counts).peekable();
             reports.peek().is_some() && reports.all(holds)
         };
-        let is_before = |report: &Reached<'a>| report.probe != REGISTERED;
+        let is_before = |report: &Reached<'a>| ![REGISTERED, JOBS].contains(&report.probe);
+        let has_no_job = |report: &Reached<'a>| report.probe != JOBS;
         let passed = |report: Reached<'a>| report.passed;
-        let held = if all(|_| true, passed) {
+        let held = if all(has_no_job, passed) {
             Self::Registered
         } else if all(is_before, passed) {
             Self::Rpc
@@ -98,7 +105,7 @@ mod tests {
             passed: place < at,
             is_up: place == at && is_up,
         });
-        level.reached(reports)
+        level.reached(&reports)
     }
 
     #[test]

@@ -16,6 +16,7 @@
 pub(crate) mod container;
 pub(crate) mod daemon;
 pub(crate) mod healthcheck;
+pub(crate) mod job;
 mod level;
 mod mariadb;
 mod munge;
@@ -34,7 +35,7 @@ mod unit_active;
 use std::{fmt, pin::Pin, sync::Arc};
 
 pub use level::Level;
-pub(crate) use level::Reached;
+pub(crate) use level::{JOBS, Reached};
 pub use outcome::{Evidence, Outcome, ProbeError};
 pub(crate) use outcome::{Finding, Judgement, Proof, UnitProof};
 pub(crate) use rpc::Rpc;

@@ -8,6 +8,8 @@ pub(super) struct NodeRecord<'a> {
     pub(super) name: &'a str,
     /// The host that the node is on (`NodeHostName`); empty where it is not told.
     pub(super) host: &'a str,
+    /// The partitions that it is in.
+    pub(super) partitions: Vec<&'a str>,
     /// The base state and its flags, as Slurm prints them.
     pub(super) state: &'a str,
     /// Slurm's reason for the state, without who gave it; empty if there is none.
@@ -53,6 +55,11 @@ impl<'a> NodeRecord<'a> {
         Some(Self {
             name: field("NodeName").unwrap_or_default(),
             host: field("NodeHostName").unwrap_or_default(),
+            partitions: field("Partitions")
+                .unwrap_or_default()
+                .split(',')
+                .filter(|partition| !partition.is_empty())
+                .collect(),
             state: field("State").unwrap_or_default(),
             reason: reason[..end].trim(),
             slurmd_start: field("SlurmdStartTime")
@@ -92,6 +99,7 @@ mod tests {
             NodeRecord {
                 name: "w-1",
                 host: "w1.hpc",
+                partitions: vec!["all"],
                 state: "DOWN+DRAIN+NOT_RESPONDING",
                 reason: "a test of State=IDLE [x] y",
                 slurmd_start: Some(start),

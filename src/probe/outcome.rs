@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::job::SlurmNode;
 use crate::{
     container::Run,
     engine::EngineError,
@@ -97,6 +98,8 @@ pub struct Evidence {
     /// The state of the node as Slurm prints it (`State=` of `scontrol show node`), where that was asked
     /// for.
     pub slurm_state: Option<Line>,
+    /// The node as Slurm knows it, for jobs on it; where that was asked for.
+    pub(crate) slurm_node: Option<SlurmNode>,
     /// Whether a daemon that has not passed runs and listens all the same: what it lacks is an answer.
     pub is_up: bool,
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
     Ask, Evidence, Finding, Outcome,
+    job::SlurmNode,
     node_record::NodeRecord,
     slurm_command::{complaint, prelude},
 };
@@ -119,6 +120,7 @@ fn judge(answer: &Answer) -> Finding {
     match records.as_slice() {
         [record] => Finding {
             evidence: Evidence {
+                slurm_node: SlurmNode::new(record.name, &record.partitions),
                 slurm_state: (!record.state.is_empty()).then(|| Line::new(record.state)),
                 ..Evidence::default()
             },

@@ -60,11 +60,11 @@ done
 exit 3
 "#;
 
-/// The opening of a connection without anything in it: its length and its type, REQUEST_PERSIST_INIT. The
+/// The opening of a connection without anything in it: its length and its type, `REQUEST_PERSIST_INIT`. The
 /// answer tells that it could not be read.
 const OPENING: &str = "\0\0\0\x02\x19\x64";
 
-/// The type of an answer that holds no more than a return code, PERSIST_RC.
+/// The type of an answer that holds no more than a return code, `PERSIST_RC`.
 const RETURN_CODE: [u8; 2] = [0x05, 0x99];
 
 /// For how long what slurmdbd has answered is not asked for again: it logs each opening that it cannot

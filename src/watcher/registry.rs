@@ -55,6 +55,11 @@ pub(crate) struct Watcher {
 
 impl Watchers {
     /// Follows nodes; each for that long after its last client has gone.
+    /// What all nodes share.
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.0.context
+    }
+
     pub(crate) fn new(context: Arc<Context>, events: bool, linger: Duration) -> Self {
         let feed = Feed::new(
             Arc::clone(&context.engine),

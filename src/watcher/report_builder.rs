@@ -19,6 +19,14 @@ pub(crate) struct EvaluatedProbe {
 }
 
 impl EvaluatedProbe {
+    /// A result for which nobody was asked.
+    pub(crate) fn unasked(probe: &str, result: ProbeResult) -> Self {
+        Self {
+            probe: probe.to_owned(),
+            found: Found::unasked(result),
+        }
+    }
+
     /// The report, of something that has been so since then.
     pub(crate) fn into_report(self, since: SystemTime) -> ProbeReport {
         let Self { probe, found } = self;
