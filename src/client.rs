@@ -25,7 +25,7 @@
 //! ```
 
 pub use crate::pb::{
-    CheckRequest, CheckResponse, ClusterReport, ClusterSelector, DESCRIPTORS, FailurePolicy,
+    Cause, CheckRequest, CheckResponse, ClusterReport, ClusterSelector, DESCRIPTORS, FailurePolicy,
     Heartbeat, Level, ListNodesRequest, ListNodesResponse, Node, NodeReport, NodeState, NodeTarget,
     NodeView, Outcome, ProbeReport, ReasonCode, Role, SnapshotRequest, SnapshotResponse, Synced,
     Trigger, Verdict, WaitReadyRequest, WaitReadyResponse, WaitResult, WatchNodesRequest,

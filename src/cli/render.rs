@@ -12,8 +12,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::{Code, Status};
 
 use crate::client::{
-    DESCRIPTORS, NodeReport, NodeState, Outcome, ProbeReport, Role, SnapshotResponse, Verdict,
-    WaitResult,
+    Cause, DESCRIPTORS, NodeReport, NodeState, Outcome, ProbeReport, Role, SnapshotResponse,
+    Verdict, WaitResult,
 };
 
 /// Prints a result. It is not an error if the reader has gone.
@@ -143,6 +143,49 @@ pub(super) fn interrupted(nodes: &BTreeMap<String, NodeReport>) -> String {
     text
 }
 
+/// Renders what keeps nodes from being ready, where that is more than the message says: a line for each cause,
+/// and one for those that wait for it.
+fn causes(result: &WaitResult) -> String {
+    let mut text = String::new();
+    let is_all = matches!(
+        &result.causes[..],
+        [] | [Cause {
+            affected_count: 0,
+            ..
+        }]
+    );
+    if is_all {
+        return text;
+    }
+    for cause in result.causes.iter().take(CAUSES) {
+        let about = [&cause.node[..], &cause.probe, &cause.reason];
+        let about: Vec<_> = about.into_iter().filter(|part| !part.is_empty()).collect();
+        text = format!("{text}\n  {}", about.join("  "));
+        if cause.affected_count > 0 {
+            let named = cause
+                .affected
+                .iter()
+                .take(CAUSES)
+                .cloned()
+                .collect::<Vec<_>>();
+            let more = cause.affected_count as usize - named.len();
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            text = format!("{text}\n    waited for by {}{more}", named.join(", "));
+        }
+    }
+    match result.causes.len().saturating_sub(CAUSES) {
+        0 => text,
+        more => format!("{text}\n  and {more} more"),
+    }
+}
+
+/// How many causes, and how many nodes that wait for one, are printed.
+const CAUSES: usize = 10;
+
 /// Renders the result of a wait for people.
 pub(super) fn result(result: &WaitResult) -> String {
     let elapsed = result.elapsed.unwrap_or_default();
@@ -160,9 +203,9 @@ pub(super) fn result(result: &WaitResult) -> String {
             for report in probes.filter(|report| report.outcome() == Outcome::Terminal) {
                 append(&mut text, &report.detail);
             }
-            text
+            text + &causes(result)
         }
-        Verdict::TimedOut => format!("timed out: {}", result.message),
+        Verdict::TimedOut => format!("timed out: {}{}", result.message, causes(result)),
         Verdict::Unspecified => "the server gave no verdict".to_owned(),
     }
 }

@@ -6,9 +6,10 @@ use super::budget;
 use crate::{
     cluster::ListedNode,
     monitor::{
-        ClusterReport, NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult, WatchEvent,
+        Cause, ClusterReport, NodeReport, NodeState, Snapshot, Verdict, WaitEvent, WaitResult,
+        WatchEvent,
     },
-    node::{Profile, Role},
+    node::{NodeName, Profile, Role},
     pb,
     probe::{Level, Outcome},
     reason::{Reason, ReasonCode},
@@ -286,6 +287,22 @@ pub(super) fn page(nodes: Vec<pb::Node>, next_page_token: String) -> pb::ListNod
     page
 }
 
+fn cause(cause: &Cause) -> pb::Cause {
+    pb::Cause {
+        node: cause
+            .node
+            .as_ref()
+            .map(NodeName::to_string)
+            .unwrap_or_default(),
+        probe: cause.probe.clone(),
+        code: reason_code(cause.reason.code()).into(),
+        reason: cause.reason.to_string(),
+        detail: cause.detail.as_str().to_owned(),
+        affected: cause.affected.iter().map(NodeName::to_string).collect(),
+        affected_count: u32::try_from(cause.affected_count).unwrap_or(u32::MAX),
+    }
+}
+
 fn wait_result(result: &WaitResult) -> pb::WaitResult {
     let verdict = match result.verdict {
         Verdict::Ready => pb::Verdict::Ready,
@@ -301,6 +318,7 @@ fn wait_result(result: &WaitResult) -> pb::WaitResult {
             .iter()
             .map(|report| node_report(report))
             .collect(),
+        causes: result.causes.iter().map(cause).collect(),
     };
     budget::fit(&mut result);
     result

@@ -20,16 +20,16 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     POLL_INTERVAL,
+    causes::Why,
     members::{Changes, Members},
     outbox::{self, outbox},
-    wait::{ClusterReport, FailurePolicy, NodeState, Verdict, WaitRequest, WaitResult, WaitTarget},
+    wait::{ClusterReport, FailurePolicy, Verdict, WaitRequest, WaitResult, WaitTarget},
     wait_job::WaitJob,
     wait_node::WaitNode,
     wait_nodes::WaitNodes,
 };
 use crate::{
     cluster::{NodeSelector, Position, directory::Directory},
-    engine::seconds,
     environment::{Environment, after},
     event::{ContainerEvent, NodeIndex},
     node::{Identity, NodeName, Part},
@@ -383,73 +383,39 @@ impl Driver {
         let news = self.nodes.last_news();
         self.outbox.put(news);
         self.tell_of_cluster();
-        let blocked = self.members.as_ref().and_then(Members::blocked);
-        let place = match verdict {
-            Verdict::Ready => None,
-            Verdict::Terminal => self.nodes.first_terminal(),
-            // Of a cluster without all of its nodes, those that are missing come first.
-            Verdict::TimedOut if blocked.is_some() => None,
-            Verdict::TimedOut => self.first_waiting(),
-        };
-        let message = match (place, verdict, blocked) {
-            (Some(place), ..) => self.message(place, verdict),
-            (None, Verdict::TimedOut, Some(why)) => self.timed_out(why.as_str()),
-            (None, ..) => None,
-        };
         let told = |(place, node): (usize, &WaitNode)| Some((place, node.told.clone()?));
         let mut told: Vec<_> = self.nodes.iter().filter_map(told).collect();
         if self.members.is_some() {
             // In which order they came means nothing.
             told.sort_by_cached_key(|(_, report)| Position::within(report.role, &report.node));
         }
-        let about = place.and_then(|place| told.iter().position(|(other, _)| *other == place));
+        let terminal = self.nodes.first_terminal();
+        let terminal = told.iter().position(|(place, _)| Some(*place) == terminal);
+        let nodes: Vec<_> = told.into_iter().map(|(_, report)| report).collect();
+        let blocked = self.members.as_ref().and_then(Members::blocked);
+        let why = match verdict {
+            Verdict::Ready => Why::default(),
+            Verdict::Terminal => Why::of_terminal(&nodes, terminal),
+            Verdict::TimedOut => Why::of_timeout(&nodes, blocked, self.request.limit),
+        };
+        let Why {
+            message,
+            about,
+            causes,
+        } = why;
         let result = WaitResult {
             verdict,
-            message: message.unwrap_or_default(),
+            message,
             about,
             elapsed: now - self.started,
-            nodes: told.into_iter().map(|(_, report)| report).collect(),
+            nodes,
+            causes,
             observed: self.environment.wall(),
         };
         tracing::debug!(?verdict, why = result.message, elapsed = ?result.elapsed, "the wait has ended");
         self.outbox.end(result);
         // Nobody needs them any more, however long the reader takes.
         self.nodes.clear();
-    }
-
-    /// The first node that is not ready. Who fails comes before who passes, but not for long enough yet.
-    fn first_waiting(&self) -> Option<usize> {
-        let failing = |node: &WaitNode| {
-            let told = node.told.as_ref();
-            told.is_some_and(|told| told.failing().is_some())
-        };
-        let waiting = |node: &WaitNode| !node.is_told_ready();
-        let first = |is: &dyn Fn(&WaitNode) -> bool| {
-            let mut nodes = self.nodes.iter();
-            nodes.find(|(_, node)| is(node)).map(|(place, _)| place)
-        };
-        // All nodes ready, but not yet seen so in the same moment: the first stands for all.
-        first(&failing)
-            .or_else(|| first(&waiting))
-            .or_else(|| first(&|_| true))
-    }
-
-    fn message(&self, place: usize, verdict: Verdict) -> Option<String> {
-        let told = self.nodes.get(place)?.told.as_ref()?;
-        let why = match &told.state {
-            NodeState::Waiting(reason) | NodeState::Terminal(reason) => reason.as_str(),
-            NodeState::Ready => "ready, but the nodes were not seen ready at the same moment",
-        };
-        let why = format!("{}: {why}", told.node);
-        match verdict {
-            Verdict::TimedOut => self.timed_out(&why),
-            _ => Some(why),
-        }
-    }
-
-    fn timed_out(&self, why: &str) -> Option<String> {
-        let limit = seconds(self.request.limit?);
-        Some(format!("not ready within {limit}: {why}"))
     }
 }
 

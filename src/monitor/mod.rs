@@ -1,5 +1,6 @@
 //! The library's front door: snapshot, check and wait over nodes, free of gRPC and of Docker types.
 
+mod causes;
 mod driver;
 mod list;
 mod members;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 pub use crate::link::{InvalidLinkChoice, LinkChoice};
+pub use causes::Cause;
 use driver::Driver;
 pub use list::NodePage;
 pub use wait::{

@@ -222,6 +222,7 @@ mod tests {
             about: None,
             elapsed: Duration::ZERO,
             nodes: Vec::new(),
+            causes: Vec::new(),
             observed: SystemTime::UNIX_EPOCH,
         }
     }

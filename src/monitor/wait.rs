@@ -18,7 +18,10 @@ use std::{
 
 use futures_util::Stream;
 
-use super::outbox::{self, Told};
+use super::{
+    causes::Cause,
+    outbox::{self, Told},
+};
 use crate::{
     cluster::ListedNode,
     environment::Task,
@@ -243,6 +246,8 @@ pub struct WaitResult {
     pub elapsed: Duration,
     /// The last state of each node, in the order of the request.
     pub nodes: Vec<Arc<NodeReport>>,
+    /// Why it has not ended ready: the first cause first; 64 at most. Empty if the verdict is ready.
+    pub causes: Vec<Cause>,
     /// When the wait ended.
     pub observed: SystemTime,
 }
