@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     POLL_INTERVAL,
     causes::Why,
+    diagnosis::Diagnoses,
     members::{Changes, Members},
     outbox::{self, outbox},
     wait::{ClusterReport, FailurePolicy, Verdict, WaitRequest, WaitResult, WaitTarget},
@@ -55,6 +56,7 @@ pub(super) struct Driver {
     /// What the cluster was told to be.
     told_of_cluster: Option<Arc<ClusterReport>>,
     follower: Follower,
+    diagnoses: Diagnoses,
     /// The job that has to succeed, if one was asked for.
     job: Option<WaitJob>,
     watch: Option<Watching>,
@@ -144,6 +146,7 @@ impl Driver {
             started,
             members,
             told_of_cluster: None,
+            diagnoses: Diagnoses::new(Arc::clone(watchers.context()), follower.caller.clone()),
             job: (request_level == Level::Jobs)
                 .then(|| WaitJob::new(Arc::clone(watchers.context()), follower.caller.clone())),
             follower,
@@ -202,6 +205,7 @@ impl Driver {
             if let Some(job) = &mut self.job {
                 job.choose(&mut self.nodes);
             }
+            self.diagnoses.start(&mut self.nodes);
             let next = match self.verdict(now) {
                 Decision::Over(verdict) => return self.end(verdict, now),
                 Decision::Next(next) => next,
@@ -229,6 +233,11 @@ impl Driver {
                 ended = ended(&mut self.job) => {
                     if let Some(job) = &mut self.job {
                         job.take(ended, &mut self.nodes, self.environment.now());
+                    }
+                }
+                (place, hint) = self.diagnoses.found() => {
+                    if let Some(hint) = hint {
+                        self.nodes.set_hint(place, hint);
                     }
                 }
                 () = changed(&mut self.members) => {}

@@ -1,6 +1,7 @@
 //! The library's front door: snapshot, check and wait over nodes, free of gRPC and of Docker types.
 
 mod causes;
+mod diagnosis;
 mod driver;
 mod list;
 mod members;
@@ -11,6 +12,7 @@ mod wait;
 mod wait_job;
 mod wait_node;
 mod wait_nodes;
+mod wait_reports;
 mod watch;
 
 use std::{

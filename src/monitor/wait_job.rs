@@ -109,7 +109,7 @@ impl WaitJob {
         let workers = nodes.iter().map(|(_, node)| node).filter(is_worker);
         let of_slurm = |node: &WaitNode| {
             let mut reports = node.newest.probes.iter();
-            reports.find_map(|report| report.evidence.slurm_node.clone())
+            reports.find_map(|report| report.evidence.slurm_node.as_deref().cloned())
         };
         let workers: Vec<_> = workers.filter_map(of_slurm).collect();
         if workers.is_empty() {

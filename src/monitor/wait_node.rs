@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::wait::{NodeReport, NodeState};
+use super::{
+    diagnosis::Hint,
+    wait::{NodeReport, NodeState},
+};
 use crate::{
     cluster::ListedNode,
     container::Run,
     node::NodeName,
-    probe::{Evidence, Outcome, container},
+    probe::{Evidence, Outcome, container, slurm_command::REFUSED},
     reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult},
     text::Line,
@@ -41,6 +44,8 @@ pub(super) struct WaitNode {
     pub(super) end_seen: Option<Instant>,
     /// Whether its container was still there later, so that the end counts.
     pub(super) end_stands: bool,
+    /// What is wrong where its authentication is refused.
+    pub(super) refusal: Refusal,
     /// How the wait's job went, on the node that it runs from.
     pub(super) job: Option<ProbeReport>,
 }
@@ -62,6 +67,7 @@ impl WaitNode {
             may_leave: false,
             end_seen: None,
             end_stands: false,
+            refusal: Refusal::default(),
             job: None,
         }
     }
@@ -108,6 +114,36 @@ impl WaitNode {
 pub(super) fn is_settled(newest: &NodeStatus, started: Instant) -> bool {
     let passed = || newest.probes.iter().all(|report| report.result.is_passed());
     newest.is_settled && (newest.started >= started || !passed())
+}
+
+/// Why a node's authentication is refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Nobody has looked into it, if it is.
+    #[default]
+    Unexplored,
+    /// It was looked into, without a finding so far.
+    Unexplained,
+    Explained(Hint),
+}
+
+/// Whether the node's authentication is refused.
+pub(super) fn is_refused(report: &ProbeReport) -> bool {
+    report.result.code() == Some(ReasonCode::AuthFailed)
+}
+
+/// Says why it is.
+pub(super) fn explain(probes: &mut Arc<[ProbeReport]>, hint: &Hint) {
+    let mut explained = probes.to_vec();
+    for report in explained.iter_mut().filter(|report| is_refused(report)) {
+        if let ProbeResult::Looked(Outcome::Failed(why)) = &report.result {
+            let why = why.as_str().trim_end_matches(REFUSED);
+            let why = format!("{}; {why}", hint.text);
+            report.result = ProbeResult::Looked(Outcome::failed(ReasonCode::AuthFailed, why));
+            report.evidence.detail = hint.diagnosis.shown.clone();
+        }
+    }
+    *probes = explained.into();
 }
 
 /// Makes failures of what is terminal.

@@ -12,15 +12,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    wait::{FailurePolicy, NodeReport, NodeState, WaitRequest, reached},
-    wait_node::{WaitNode, end, is_settled, soften},
+    diagnosis::Hint,
+    wait::{FailurePolicy, WaitRequest},
+    wait_node::{Refusal, WaitNode, is_refused, is_settled},
 };
 use crate::{
     cluster::ListedNode,
-    engine::seconds,
     environment::after,
-    probe::{Level, Outcome, container},
-    reason::{Reason, ReasonCode},
+    node::NodeName,
+    probe::Level,
     report::ProbeReport,
     watcher::{Freshness, NodeStatus},
 };
@@ -39,14 +39,14 @@ const LEAVES: Duration = Duration::from_secs(1);
 /// The nodes of a wait.
 pub(super) struct WaitNodes {
     /// The nodes, each by its place, which stays its own when others leave.
-    nodes: BTreeMap<usize, WaitNode>,
+    pub(super) nodes: BTreeMap<usize, WaitNode>,
     next: usize,
-    policy: FailurePolicy,
-    stable_for: Duration,
+    pub(super) policy: FailurePolicy,
+    pub(super) stable_for: Duration,
     /// How far the nodes have to come; none where probes are named.
-    level: Option<Level>,
+    pub(super) level: Option<Level>,
     /// Whether the wait's job has succeeded.
-    has_run: bool,
+    pub(super) has_run: bool,
     /// Whether nobody waits for an end. Then a run that is over is none, either.
     is_endless: bool,
     started: Instant,
@@ -54,13 +54,15 @@ pub(super) struct WaitNodes {
     passing: BTreeSet<(Instant, usize)>,
     terminal: BTreeSet<usize>,
     /// How many were told to be ready.
-    ready: usize,
+    pub(super) ready: usize,
     /// The nodes of which it is open whether they leave, by when their containers were seen to have ended.
     ending: BTreeSet<(Instant, usize)>,
+    /// The nodes whose authentication is refused, and of which nobody has found out why.
+    refused: BTreeSet<usize>,
     /// The nodes of which there may be something to tell.
-    untold: BTreeSet<usize>,
+    pub(super) untold: BTreeSet<usize>,
     /// The nodes that have not been looked at to an end, by when that is told.
-    unsettled_due: BTreeSet<(Instant, usize)>,
+    pub(super) unsettled_due: BTreeSet<(Instant, usize)>,
     confirmation: Confirmation,
 }
 
@@ -89,6 +91,7 @@ impl WaitNodes {
             terminal: BTreeSet::new(),
             ready: 0,
             ending: BTreeSet::new(),
+            refused: BTreeSet::new(),
             untold: BTreeSet::new(),
             unsettled_due: BTreeSet::new(),
             confirmation: Confirmation::default(),
@@ -125,6 +128,29 @@ impl WaitNodes {
         }
     }
 
+    /// Whether there is a node whose authentication is refused for a reason that nobody has looked into.
+    pub(super) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// The next such node, which is looked into now.
+    pub(super) fn next_refused(&mut self) -> Option<(usize, NodeName)> {
+        let index = self.refused.pop_first()?;
+        let node = self.nodes.get_mut(&index)?;
+        node.refusal = Refusal::Unexplained;
+        Some((index, node.node.clone()))
+    }
+
+    /// Takes what was found out about a node, unless it is not so any more.
+    pub(super) fn set_hint(&mut self, index: usize, hint: Hint) {
+        if let Some(node) = self.nodes.get_mut(&index)
+            && node.refusal == Refusal::Unexplained
+        {
+            node.refusal = Refusal::Explained(hint);
+            self.untold.insert(index);
+        }
+    }
+
     /// The wait's job has succeeded, and every node has come as far.
     pub(super) fn set_has_run(&mut self) {
         self.has_run = true;
@@ -157,6 +183,7 @@ impl WaitNodes {
             self.ending.remove(&(seen, index));
         }
         self.terminal.remove(&index);
+        self.refused.remove(&index);
         self.untold.remove(&index);
         self.confirmation.unchecked.remove(&index);
         self.confirmation.open.remove(&index);
@@ -204,6 +231,12 @@ impl WaitNodes {
             node.follow_run(newest.run.as_ref(), self.started);
         }
         node.newest = newest;
+        if !node.newest.probes.iter().any(is_refused) {
+            node.refusal = Refusal::Unexplored;
+            self.refused.remove(&index);
+        } else if node.refusal == Refusal::Unexplored {
+            self.refused.insert(index);
+        }
         self.note_end(index, now);
         self.settle(index, now);
         if self.confirmation.moment.is_some() {
@@ -372,7 +405,7 @@ impl WaitNodes {
     }
 
     /// Whether there is no such container, and this wait has never seen one: others may have.
-    fn never_saw(&self, newest: &NodeStatus) -> bool {
+    pub(super) fn never_saw(&self, newest: &NodeStatus) -> bool {
         newest.is_absent
             && newest
                 .run
@@ -383,110 +416,6 @@ impl WaitNodes {
     /// When a probe that has never answered has to be told of.
     pub(super) fn unsettled_due(&self) -> Option<Instant> {
         self.unsettled_due.first().map(|(due, _)| *due)
-    }
-
-    /// The reports that differ from what was told of their nodes.
-    pub(super) fn news(&mut self, now: Instant) -> Vec<(usize, Arc<NodeReport>)> {
-        while let Some((due, index)) = self.unsettled_due.first().copied()
-            && due <= now
-        {
-            self.unsettled_due.pop_first();
-            self.untold.insert(index);
-        }
-        let untold = std::mem::take(&mut self.untold);
-        self.tell(untold)
-    }
-
-    /// The reports of all nodes that differ from what was told, also of those that have not been looked
-    /// at to an end.
-    pub(super) fn last_news(&mut self) -> Vec<(usize, Arc<NodeReport>)> {
-        self.tell(self.nodes.keys().copied().collect())
-    }
-
-    fn tell(&mut self, indices: BTreeSet<usize>) -> Vec<(usize, Arc<NodeReport>)> {
-        let mut news = Vec::new();
-        for index in indices {
-            let Some(node) = self.nodes.get(&index) else {
-                continue;
-            };
-            let report = self.report(node);
-            let told = node.told.as_ref();
-            if told.is_some_and(|told| told.says_the_same(&report)) {
-                continue;
-            }
-            tracing::debug!(node = %report.node, state = ?report.state, "told");
-            let report = Arc::new(report);
-            if let Some(node) = self.nodes.get_mut(&index) {
-                self.ready -= usize::from(node.is_told_ready());
-                node.told = Some(Arc::clone(&report));
-                self.ready += usize::from(node.is_told_ready());
-            }
-            news.push((index, report));
-        }
-        news
-    }
-
-    /// A node's report under this wait's policy.
-    fn report(&self, node: &WaitNode) -> NodeReport {
-        let newest = &node.newest;
-        let mut probes = Arc::clone(&newest.probes);
-        if self.policy == FailurePolicy::KeepWaiting {
-            soften(&mut probes, Clone::clone);
-        }
-        if self.never_saw(newest)
-            && let Outcome::Failed(missing) = container::missing(&node.node, false)
-        {
-            soften(&mut probes, |_| missing.clone());
-        }
-        if let Some(ended) = &node.ended {
-            end(&mut probes, ended);
-        }
-        if node.end_seen.is_some() && !node.end_stands {
-            // It may be about to leave.
-            soften(&mut probes, Clone::clone);
-        }
-        if let Some(job) = &node.job {
-            probes = probes.iter().chain([job]).cloned().collect();
-        }
-        let failing = probes.iter().find(|report| !report.result.is_passed());
-        let state = match (failing, node.passed_since) {
-            (Some(report), _) => NodeState::blocked_by(report),
-            (None, Some(since)) if self.is_stable(newest, since) => NodeState::Ready,
-            (None, None) => {
-                // A wait that has only just begun has to look for itself: at the container first.
-                let blocked_by = newest.blocked_by.as_ref();
-                let probe = blocked_by.map_or("container", |blocked| blocked.probe.as_str());
-                NodeState::Waiting(Reason::new(
-                    ReasonCode::Confirming,
-                    format!("every probe has passed, and {probe} is looked at once more"),
-                ))
-            }
-            (None, _) => NodeState::Waiting(Reason::new(
-                ReasonCode::Confirming,
-                format!(
-                    "every probe has passed, and has to stay so for {}",
-                    seconds(self.stable_for)
-                ),
-            )),
-        };
-        NodeReport {
-            node: node.node.clone(),
-            role: newest.role,
-            state,
-            level: self
-                .level
-                .and_then(|level| reached(level, &probes, self.has_run)),
-            listed: node.listed.clone(),
-            probes,
-            trigger: newest.prompt.trigger,
-            trigger_detail: Arc::clone(&newest.prompt.detail),
-            round: newest.round,
-            observed: newest.observed,
-        }
-    }
-
-    fn is_stable(&self, newest: &NodeStatus, since: Instant) -> bool {
-        self.stable_for.is_zero() || newest.started >= after(since, self.stable_for)
     }
 }
 

@@ -14,6 +14,7 @@
 //! row in the table in `table.rs`, and a file here if its meaning is new.
 
 pub(crate) mod container;
+pub(crate) mod credential;
 pub(crate) mod daemon;
 pub(crate) mod healthcheck;
 pub(crate) mod job;

@@ -99,7 +99,7 @@ pub struct Evidence {
     /// for.
     pub slurm_state: Option<Line>,
     /// The node as Slurm knows it, for jobs on it; where that was asked for.
-    pub(crate) slurm_node: Option<SlurmNode>,
+    pub(crate) slurm_node: Option<Box<SlurmNode>>,
     /// Whether a daemon that has not passed runs and listens all the same: what it lacks is an answer.
     pub is_up: bool,
 }

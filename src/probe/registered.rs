@@ -14,7 +14,7 @@ use super::{
     Ask, Evidence, Finding, Outcome,
     job::SlurmNode,
     node_record::NodeRecord,
-    slurm_command::{complaint, prelude},
+    slurm_command::{complaint, prelude, resolve},
 };
 use crate::{
     question::{Answer, CommandQuestion, Question},
@@ -33,7 +33,9 @@ const SCRIPT: &str = concat!(
 [ -n "$4" ] || exit 3
 date +%s.%N
 cat /proc/uptime "/proc/$4/stat" 2>/dev/null || exit 3
-show() { scontrol --oneliner show node "$@"; }
+"#,
+    resolve!(),
+    r#"show() { scontrol --oneliner show node "$@"; }
 [ -z "$3" ] || { show "$3"; exit; }
 short=${host%%.*}
 for name in "$short" "$host"; do
@@ -120,7 +122,7 @@ fn judge(answer: &Answer) -> Finding {
     match records.as_slice() {
         [record] => Finding {
             evidence: Evidence {
-                slurm_node: SlurmNode::new(record.name, &record.partitions),
+                slurm_node: SlurmNode::new(record.name, &record.partitions).map(Box::new),
                 slurm_state: (!record.state.is_empty()).then(|| Line::new(record.state)),
                 ..Evidence::default()
             },

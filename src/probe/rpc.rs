@@ -67,10 +67,6 @@ const OPENING: &str = "\0\0\0\x02\x19\x64";
 /// The type of an answer that holds no more than a return code, `PERSIST_RC`.
 const RETURN_CODE: [u8; 2] = [0x05, 0x99];
 
-/// For how long what slurmdbd has answered is not asked for again: it logs each opening that it cannot
-/// read.
-const PAUSE: Duration = Duration::from_secs(2);
-
 /// The exit code of the script that asks by HTTP where nobody may see the sockets of the process.
 const NO_SOCKET: i64 = 3;
 
@@ -87,7 +83,6 @@ impl Rpc {
                     // No line has it: the answer is none.
                     prefix: "\n",
                     cap: 6,
-                    pause: PAUSE,
                     ..ANYTHING
                 };
                 Question::Port(opening.reaching(*address))

@@ -47,6 +47,35 @@ read -r host </proc/sys/kernel/hostname
 }
 pub(super) use prelude;
 
+/// Goes on behind [`prelude`]: ends the script if no host on which a controller runs has a name that resolves.
+/// A newer command tries each name for ten seconds, and does not say which it is.
+macro_rules! resolve {
+    () => {
+        r#"for conf in "$SLURM_CONF" /etc/slurm/slurm.conf /run/slurm/conf/slurm.conf; do
+  [ -r "$conf" ] && break
+done
+lines=$(grep -i '^[[:space:]]*SlurmctldHost[[:space:]]*=' "$conf" 2>/dev/null)
+unresolved=
+if [ -n "$lines" ] && command -v getent >/dev/null; then
+  while IFS= read -r line; do
+    name=${line#*=} name=${name%%[#]*}
+    case $name in *"("*) name=${name#*"("} name=${name%%")"*} ;; esac
+    name=${name#"${name%%[![:space:]]*}"} name=${name%%[[:space:]]*}
+    if getent hosts "$name" >/dev/null; then unresolved=; break; fi
+    unresolved="$unresolved${unresolved:+, }$name"
+  done <<LINES
+$lines
+LINES
+  if [ -n "$unresolved" ]; then
+    echo "Unable to resolve the name of the controller in this node: $unresolved (SlurmctldHost in $conf)" >&2
+    exit 1
+  fi
+fi
+"#
+    };
+}
+pub(super) use resolve;
+
 /// Returns the process that is the daemon, or will be: one of the daemon's name comes before the main
 /// process of its unit, which may be a wrapper, and a process before its children.
 pub(crate) fn daemon<'a>(name: &str, processes: &'a [DaemonProcess]) -> Option<&'a DaemonProcess> {
@@ -165,6 +194,10 @@ fn option(arguments: &[String], name: char) -> Option<&str> {
     found
 }
 
+/// What may be wrong where authentication is refused, as long as nobody has found out.
+pub(crate) const REFUSED: &str = " (authentication failed: does munged run, and are the munge keys and the \
+    clocks of both nodes the same?)";
+
 /// What a command complains of.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Complaint {
@@ -195,13 +228,11 @@ pub(super) fn complaint(command: &str, stderr: &str, stdout: &str, code: i64) ->
     ]) {
         return Complaint {
             code: ReasonCode::AuthFailed,
-            text: format!(
-                "{said} (authentication failed: does munged run, and are the munge keys and the clocks \
-                 of both nodes the same?)"
-            ),
+            text: format!("{said}{REFUSED}"),
         };
     }
     if is_any(&[
+        "unable to resolve",
         "unable to contact slurm controller",
         "unable to establish control machine",
     ]) {

@@ -5,7 +5,7 @@
 
 use super::{
     Ask, Finding, Shortcut, Understood, readyz,
-    slurm_command::{complaint, prelude},
+    slurm_command::{complaint, prelude, resolve},
 };
 use crate::{
     question::{Answer, CommandQuestion, GreetingEnd, Question},
@@ -17,7 +17,12 @@ pub(super) const ASK: Ask = Ask {
         argv: &[
             "sh",
             "-c",
-            concat!(prelude!("scontrol"), r#"echo "$host"; exec scontrol ping"#),
+            concat!(
+                prelude!("scontrol"),
+                "echo \"$host\"\n",
+                resolve!(),
+                "exec scontrol ping"
+            ),
             "sh",
         ],
         arguments: Vec::new(),

@@ -161,9 +161,8 @@ impl NodeActor {
             Command::DistrustEvents => self.events.distrust(),
             Command::Inspect => self.queries.inspect(now),
             Command::QuerySystemd(question) => self.queries.query_systemd(question, now),
-            Command::QueryProbe(probe, query, unit, newer_than) => {
-                self.queries
-                    .query_probe(probe, query, unit, newer_than, now);
+            Command::QueryProbe(probe, query, unit, demand) => {
+                self.queries.query_probe(probe, query, unit, demand, now);
             }
             Command::Watch(key, query, watch, pacing) => {
                 self.queries.watch(key, query, watch, pacing);

@@ -1,6 +1,6 @@
 //! The query of a daemon: whether its process runs, whether it listens, and what it answers.
 
-use std::{net::SocketAddr, sync::PoisonError};
+use std::{net::SocketAddr, sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 
@@ -10,7 +10,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    link::{LinkError, Reply, Support, Wanted},
+    link::{LinkError, Reply, Support},
     probe::{
         Ask, Finding, Judgement, Probe, Rpc, Understood,
         daemon::{self, Daemon, Listening},
@@ -19,6 +19,19 @@ use crate::{
     reason::ReasonCode,
     unit::Unit,
 };
+
+/// For how long what a daemon has answered will do where it is asked for only because it is time.
+const ANSWERED: Duration = Duration::from_secs(5);
+
+/// What there is to know of a daemon's query beside its reply.
+pub(super) struct Aside {
+    /// What is awaited that would change it.
+    pub(super) watch: Watch,
+    /// When the oldest of it was asked for.
+    pub(super) asked: Instant,
+    /// Whether it was asked for only because it was time.
+    pub(super) is_routine: bool,
+}
 
 impl NodeSession {
     /// Asks a daemon whose unit is down, if one runs all the same: a command that asks a daemon that does
@@ -57,11 +70,11 @@ impl NodeSession {
         daemon: &Daemon,
         rpc: Option<Rpc>,
         unless: Option<&Ask>,
-        watch: &mut Watch,
+        aside: &mut Aside,
         by: Instant,
     ) -> Reply<Finding> {
         self.link.expect_no_systemd();
-        let found = self.daemon(daemon, rpc, None, watch, by).await;
+        let found = self.daemon(daemon, rpc, None, aside, by).await;
         let is_missing = |finding: &Finding| {
             matches!(&finding.judgement, Judgement::Clear(outcome)
                 if outcome.code() == Some(ReasonCode::ProcessMissing))
@@ -81,7 +94,7 @@ impl NodeSession {
         let setting = self.judged(unless, None, by).await;
         match &setting.result {
             Ok(finding) if finding.has_passed() => {
-                *watch = Watch::Nothing;
+                aside.watch = Watch::Nothing;
                 setting
             }
             Ok(_) | Err(LinkError::Node(_)) => {
@@ -97,7 +110,7 @@ impl NodeSession {
         &self,
         process: &'static str,
         ask: &Ask,
-        watch: &mut Watch,
+        aside: &mut Aside,
         by: Instant,
     ) -> Reply<Finding> {
         self.link.expect_no_systemd();
@@ -112,12 +125,12 @@ impl NodeSession {
                 let start = format!("process {pid}");
                 let answered = self.answer_of(ask, None, start, by).await;
                 if answered.result.as_ref().is_ok_and(Finding::has_passed) {
-                    *watch = Watch::End(pid);
+                    aside.watch = Watch::End(pid);
                 }
                 answered
             }
             Ok(None) => {
-                *watch = Watch::for_start(&self.link, &[process]);
+                aside.watch = Watch::for_start(&self.link, &[process]);
                 let why = format!("no process of {process} runs");
                 let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
                 Reply { via, result }
@@ -136,7 +149,7 @@ impl NodeSession {
         daemon: &Daemon,
         rpc: Option<Rpc>,
         unit: Option<&Unit>,
-        watch: &mut Watch,
+        aside: &mut Aside,
         by: Instant,
     ) -> Reply<Finding> {
         let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
@@ -154,7 +167,7 @@ impl NodeSession {
             socket,
             process,
         } = daemon.judge(unit, &processes);
-        *watch = match process {
+        aside.watch = match process {
             // systemd signals the end of a unit's process.
             _ if unit.is_some() => Watch::Nothing,
             Some(pid) => Watch::End(pid),
@@ -180,10 +193,21 @@ impl NodeSession {
         match (answer, rpc) {
             (Some(answer), _) if !answer.result.as_ref().is_ok_and(Finding::has_passed) => answer,
             (None, Some(rpc)) => {
-                let asked = self.rpc(daemon.name(), rpc, &socket, (pid, start), unit, by);
-                let Reply { via, result } = asked.await;
+                let known = self.answered(daemon.name(), &start);
+                if let Some(asked) = known.filter(|_| aside.is_routine) {
+                    aside.asked = aside.asked.min(asked);
+                    return listens;
+                }
+                let asked = self.now();
+                let Reply { via, result } =
+                    self.rpc(daemon.name(), rpc, &socket, pid, unit, by).await;
                 match result {
-                    Ok(finding) if finding.has_passed() => listens,
+                    Ok(finding) if finding.has_passed() => {
+                        let mut answered =
+                            self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                        answered.insert(daemon.name(), (start, asked));
+                        listens
+                    }
                     result => Reply { via, result },
                 }
             }
@@ -223,13 +247,20 @@ impl NodeSession {
         }
     }
 
+    /// When that start of a daemon was asked for what it has answered, if that was not long ago.
+    fn answered(&self, daemon: &'static str, start: &str) -> Option<Instant> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, asked) = answered.get(daemon)?;
+        (of == start && self.now() < *asked + ANSWERED).then_some(*asked)
+    }
+
     /// Asks a process that listens to answer in its own protocol.
     async fn rpc(
         &self,
         daemon: &'static str,
         rpc: Rpc,
         socket: &ListeningSocket,
-        (pid, start): (u32, String),
+        pid: u32,
         unit: Option<&Unit>,
         by: Instant,
     ) -> Reply<Finding> {
@@ -252,28 +283,7 @@ impl NodeSession {
                 }
             }
         }
-        let by = self.reply_by(by);
-        let Reply { via, result } = match &question {
-            Question::Port(port) if !port.pause.is_zero() => {
-                let wanted = Wanted {
-                    start: &start,
-                    since: None,
-                    newer_than: None,
-                    pause: port.pause,
-                };
-                match self.link.greeting(*port, wanted, by).await {
-                    Some(greeting) => greeting.reply,
-                    None => Reply {
-                        via: "",
-                        result: Err(LinkError::Slow {
-                            what: port.to_string(),
-                            limit: None,
-                        }),
-                    },
-                }
-            }
-            question => self.link.ask(question, by).await,
-        };
+        let Reply { via, result } = self.link.ask(&question, self.reply_by(by)).await;
         let judge = |answer: Answer| {
             let mut finding = rpc.judge(daemon, pid, &answer);
             finding.evidence.is_up = !finding.has_passed();

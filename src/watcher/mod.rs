@@ -38,6 +38,7 @@ mod cached;
 mod clients;
 mod confirm;
 mod context;
+mod credential_query;
 mod daemon_query;
 mod due;
 mod evaluate;
@@ -68,6 +69,7 @@ mod watch;
 
 pub(crate) use cached::Freshness;
 pub(crate) use context::{Caller, Context};
+pub(crate) use credential_query::compare_credentials;
 pub(crate) use evaluation::Evaluation;
 pub(crate) use feed::Feed;
 pub(crate) use job_query::run_job;

@@ -14,7 +14,7 @@ use super::{
     report_builder::{EvaluatedProbe, ReportBuilder},
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
-    state::{Input, NodeState, units_of},
+    state::{Demand, Input, NodeState, units_of},
 };
 use crate::{
     container::{Container, State},
@@ -183,7 +183,10 @@ impl OneShot {
         }
         tracing::debug!(probe = probe.name(), asks = probe.asks(), "query");
         let unit = self.state.unit_of(probe).cloned();
-        let reply = self.session.probe(probe, unit.as_ref(), None, by).await;
+        let reply = self
+            .session
+            .probe(probe, unit.as_ref(), Demand::default(), by)
+            .await;
         self.take(probe, reply);
     }
 

@@ -10,7 +10,7 @@ use super::{
     interpret::unit_behind,
     probe_set::SetId,
     schedule::{SLOW_BOOT, earlier},
-    state::{Answer, Command, NodeState, units_of},
+    state::{Answer, Command, Demand, NodeState, units_of},
 };
 use crate::{probe::Probe, unit::UnitQuestion};
 
@@ -153,9 +153,14 @@ impl NodeState {
         let known = known.filter(|answer| answer.cached.value().is_some());
         let newer_than = known.map(|answer| answer.cached.span().asked);
         let query = self.start_query(probe, now)?;
+        let started = self.answers.get(&probe.key());
+        let demand = Demand {
+            newer_than,
+            is_routine: started.is_some_and(|answer| answer.cached.is_routine()),
+        };
         let unit = self.unit_of(probe).cloned();
         let probe = probe.clone();
-        Some(Command::QueryProbe(probe, query, unit, newer_than))
+        Some(Command::QueryProbe(probe, query, unit, demand))
     }
 
     /// When a probe's own query may be run again; `None` if at any time. The daemon of another start has

@@ -12,9 +12,11 @@ use futures_util::{
 use tokio::time::Instant;
 
 use super::{
+    daemon_query::Aside,
     schedule::CONFIGURATION,
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
+    state::Demand,
     watch::Watch,
 };
 use crate::{
@@ -30,22 +32,25 @@ use crate::{
 
 impl NodeSession {
     /// Runs a probe's own query: its question, or the shortcut that stands in for it, or the custom
-    /// check. The unit is the one behind the question, if there is one. Where the question must not be
-    /// asked often, what was answered to somebody else counts if it was asked later than `newer_than`.
+    /// check. The unit is the one behind the question, if there is one.
     pub(super) async fn probe(
         &self,
         probe: &Probe,
         unit: Option<&Unit>,
-        newer_than: Option<Instant>,
+        demand: Demand,
         by: Instant,
     ) -> ProbeReply {
         if let Some((ask, port)) = probe.sparing()
             && self.shared_network(&ask.question).is_none()
         {
-            return self.greeting(ask, port, unit, newer_than, by).await;
+            return self.greeting(ask, port, unit, demand.newer_than, by).await;
         }
         let start = self.now();
-        let mut watch = Watch::Nothing;
+        let mut aside = Aside {
+            watch: Watch::Nothing,
+            asked: start,
+            is_routine: demand.is_routine,
+        };
         // One allocation, in place of room for every kind of query in each of them.
         let asking: BoxFuture<'_, Reply<Finding>> = match probe.kind() {
             ProbeKind::Custom(custom) => {
@@ -59,7 +64,7 @@ impl NodeSession {
             }
             ProbeKind::Builtin(method) => match method {
                 Method::Daemon(daemon) => {
-                    Box::pin(self.daemon(daemon, probe.rpc(), unit, &mut watch, by))
+                    Box::pin(self.daemon(daemon, probe.rpc(), unit, &mut aside, by))
                 }
                 Method::UnitAndAnswer(_, ask) if unit.is_some_and(Unit::is_at_rest) => {
                     Box::pin(self.started_by_hand(probe, ask, unit, by))
@@ -74,10 +79,10 @@ impl NodeSession {
                     None => Box::pin(self.answer(ask, unit, by)),
                 },
                 Method::Process(daemon, unless) => {
-                    Box::pin(self.process(daemon, probe.rpc(), unless.as_ref(), &mut watch, by))
+                    Box::pin(self.process(daemon, probe.rpc(), unless.as_ref(), &mut aside, by))
                 }
                 Method::ProcessAndAnswer(process, ask) => {
-                    Box::pin(self.process_and_answer(process, ask, &mut watch, by))
+                    Box::pin(self.process_and_answer(process, ask, &mut aside, by))
                 }
                 Method::Container
                 | Method::Healthcheck
@@ -95,9 +100,9 @@ impl NodeSession {
         ProbeReply {
             via,
             result,
-            span: Span::new(start, self.now()),
+            span: Span::new(aside.asked, self.now()),
             again: (is_setting && has_answered).then(|| self.now() + CONFIGURATION),
-            watch,
+            watch: aside.watch,
         }
     }
 

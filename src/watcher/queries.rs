@@ -10,7 +10,7 @@ use super::{
     schedule::QUERY_LIMIT,
     session::NodeSession,
     span::Span,
-    state::{Input, Pacing},
+    state::{Demand, Input, Pacing},
     watch::Watch,
 };
 use crate::{
@@ -126,7 +126,7 @@ impl Queries {
         probe: Probe,
         query: u64,
         unit: Option<Unit>,
-        newer_than: Option<Instant>,
+        demand: Demand,
         now: Instant,
     ) {
         let Some(session) = self.session.clone() else {
@@ -136,7 +136,7 @@ impl Queries {
         self.watches.retain(|(key, _)| *key != probe.key());
         self.probes.push(Box::pin(async move {
             let by = now + QUERY_LIMIT;
-            let reply = session.probe(&probe, unit.as_ref(), newer_than, by).await;
+            let reply = session.probe(&probe, unit.as_ref(), demand, by).await;
             Input::Probe(probe.key(), query, reply)
         }));
     }

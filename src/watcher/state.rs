@@ -68,6 +68,16 @@ pub(super) enum Input {
     Idle,
 }
 
+/// How new the reply to a probe's own query has to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Demand {
+    /// What was asked for no later than this is known.
+    pub(super) newer_than: Option<Instant>,
+    /// Whether it is asked for only because it is time: then what was answered a moment ago will do, and the
+    /// reply says when that was.
+    pub(super) is_routine: bool,
+}
+
 /// Something that a node's actor has to do.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -81,9 +91,8 @@ pub(super) enum Command {
     DistrustEvents,
     Inspect,
     QuerySystemd(UnitQuestion),
-    /// Run a probe's own query, which has that number; with the unit behind it, if there is one, and
-    /// when what is known was asked for.
-    QueryProbe(Probe, u64, Option<Unit>, Option<Instant>),
+    /// Run a probe's own query, which has that number; with the unit behind it, if there is one.
+    QueryProbe(Probe, u64, Option<Unit>, Demand),
     /// Await what would change the reply to a probe's own query of that number.
     Watch(ProbeKey, u64, Watch, Pacing),
 }

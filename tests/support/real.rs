@@ -156,9 +156,18 @@ impl Cluster {
     }
 
     pub fn up(&self) {
+        self.up_as("small");
+    }
+
+    /// Brings it up with all that a site has: a controller in reserve, a database and an API node, too.
+    pub fn up_whole(&self) {
+        self.up_as("whole");
+    }
+
+    fn up_as(&self, shape: &str) {
         run(Command::new(script("cluster"))
             .env("READYD_SUITE", self.suite)
-            .args(["up", &self.name]));
+            .args(["up", &self.name, shape]));
     }
 
     /// Returns the realm and the name, as the command line takes them.
