@@ -26,9 +26,9 @@
 
 pub use crate::pb::{
     Cause, CheckRequest, CheckResponse, ClusterReport, ClusterSelector, DESCRIPTORS, FailurePolicy,
-    Heartbeat, Level, ListNodesRequest, ListNodesResponse, Node, NodeReport, NodeState, NodeTarget,
-    NodeView, Outcome, ProbeReport, ReasonCode, Role, SnapshotRequest, SnapshotResponse, Synced,
-    Trigger, Verdict, WaitReadyRequest, WaitReadyResponse, WaitResult, WatchNodesRequest,
-    WatchNodesResponse, readiness_service_client::ReadinessServiceClient, wait_ready_response,
-    watch_nodes_response,
+    Heartbeat, Level, ListNodesRequest, ListNodesResponse, ListProbesRequest, ListProbesResponse,
+    Node, NodeReport, NodeState, NodeTarget, NodeView, Outcome, Probe, ProbeReport, ReasonCode,
+    Role, SnapshotRequest, SnapshotResponse, Synced, Trigger, Verdict, WaitReadyRequest,
+    WaitReadyResponse, WaitResult, WatchNodesRequest, WatchNodesResponse,
+    readiness_service_client::ReadinessServiceClient, wait_ready_response, watch_nodes_response,
 };

@@ -9,15 +9,16 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
-    CheckArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage, WaitArguments,
+    CheckArguments, ClientArguments, Exit, NodesArguments, Output, SnapshotArguments, Usage,
+    WaitArguments,
     connect::{self, Client},
     progress::{self, Progress},
     render, signals, table,
 };
 use crate::{
     client::{
-        CheckRequest, ClusterSelector, FailurePolicy, Level, ListNodesRequest, NodeReport,
-        NodeTarget, NodeView, Outcome, SnapshotRequest, Verdict, WaitReadyRequest,
+        CheckRequest, ClusterSelector, FailurePolicy, Level, ListNodesRequest, ListProbesRequest,
+        NodeReport, NodeTarget, NodeView, Outcome, SnapshotRequest, Verdict, WaitReadyRequest,
         WatchNodesRequest, wait_ready_response::Event, watch_nodes_response::Event as Watched,
     },
     grpc::{JOBS_NOT_ALLOWED, ListenError, profile_number, role_number},
@@ -188,6 +189,18 @@ async fn follow(
         Some(Verdict::TimedOut) => Exit::TimedOut,
         Some(Verdict::Unspecified) | None => Exit::CouldNotTell,
     })
+}
+
+pub(super) async fn probes(arguments: ClientArguments) -> anyhow::Result<Exit> {
+    let output = arguments.output;
+    let mut client = connect::connect(arguments).await?;
+    let listed = client.service.list_probes(ListProbesRequest {}).await?;
+    let listed = listed.into_inner();
+    match output {
+        Output::Text => render::print(&table::probes(&listed.probes))?,
+        Output::Json => render::print(&render::json("readyd.v1.ListProbesResponse", &listed)?)?,
+    }
+    Ok(Exit::Ready)
 }
 
 pub(super) async fn nodes(arguments: NodesArguments) -> anyhow::Result<Exit> {

@@ -146,7 +146,7 @@ async fn engine(
     let (found, wanted) = match node {
         Some(node) => (running(&engine, node.as_str()).await, node.to_string()),
         None => (
-            any_running(&engine, &arguments.options()).await,
+            any_running(&engine, &arguments.options()?).await,
             "with the label of a role".to_owned(),
         ),
     };
@@ -251,7 +251,7 @@ async fn way(
 ) -> Result<(), String> {
     let options = Options {
         link,
-        ..arguments.options()
+        ..arguments.options().map_err(|error| error.to_string())?
     };
     let monitor = Monitor::new(engine.clone(), options, Environment::tokio());
     let node: NodeName = container.name.parse().map_err(|_| {

@@ -2,6 +2,7 @@
 //! names no server embeds the service in its own process.
 
 mod commands;
+mod config;
 mod connect;
 mod doctor;
 mod progress;
@@ -65,6 +66,8 @@ enum Command {
     Check(CheckArguments),
     /// Wait until nodes are ready.
     Wait(WaitArguments),
+    /// List the probes that can be named.
+    Probes(ClientArguments),
     /// List the nodes that readyd can see.
     Nodes(NodesArguments),
     /// Tell what this machine and its container engine can and cannot do for readyd, and what to do
@@ -86,6 +89,9 @@ struct MonitorArguments {
     /// needs all of the labels)
     #[arg(long, value_name = "LABEL=VALUE", value_parser = label)]
     select: Vec<(String, String)>,
+    /// A file (TOML) with probes of your own
+    #[arg(long, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
     /// Send no text of journals to clients
     #[arg(long)]
     no_journal: bool,
@@ -143,11 +149,12 @@ impl MonitorArguments {
     fn monitor(&self) -> Result<Monitor, Usage> {
         let ChosenHost { host, by: _ } = self.host()?;
         let docker = DockerEngine::new(host);
-        Ok(Monitor::new(docker, self.options(), Environment::tokio()))
+        Ok(Monitor::new(docker, self.options()?, Environment::tokio()))
     }
 
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> Result<Options, Usage> {
+        let own = self.config.as_deref().map(config::read).transpose()?;
+        Ok(Options {
             labels: LabelKeys {
                 realm: self.realm_label.clone(),
                 cluster: self.cluster_label.clone(),
@@ -161,7 +168,8 @@ impl MonitorArguments {
             keep_links: self.keep_links,
             linger: self.linger,
             events: true,
-        }
+            probes: own.unwrap_or_default(),
+        })
     }
 }
 
@@ -322,6 +330,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Command::Wait(arguments) => return commands::wait(arguments).await,
             Command::Snapshot(arguments) => Box::pin(commands::snapshot(arguments)),
             Command::Check(arguments) => Box::pin(commands::check(arguments)),
+            Command::Probes(arguments) => Box::pin(commands::probes(arguments)),
             Command::Nodes(arguments) => Box::pin(commands::nodes(arguments)),
             Command::Doctor(arguments) => Box::pin(doctor::run(arguments)),
         };

@@ -1,7 +1,7 @@
 //! Renders nodes as a table, for people.
 
 use super::render::role;
-use crate::client::{Node, NodeState};
+use crate::client::{Node, NodeState, Probe};
 
 const HEAD: [&str; 6] = ["NODE", "CLUSTER", "ROLE", "CONTAINER", "ADDRESS", "STATE"];
 
@@ -11,13 +11,46 @@ pub(super) fn nodes(nodes: &[Node]) -> String {
         return "no nodes".to_owned();
     }
     let head = HEAD.map(str::to_owned);
-    let rows: Vec<_> = [head].into_iter().chain(nodes.iter().map(row)).collect();
-    let widths: Vec<_> = (0..HEAD.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max())
-        .collect();
-    let line = |row: &[String; HEAD.len()]| {
+    table(
+        &[head]
+            .into_iter()
+            .chain(nodes.iter().map(row))
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Renders probes, one a line under a head.
+pub(super) fn probes(probes: &[Probe]) -> String {
+    let head = ["PROBE", "NODES", "KIND", "DESCRIPTION"].map(str::to_owned);
+    let row = |probe: &Probe| {
+        let roles: Vec<_> = probe.roles().map(role).collect();
+        let nodes = match &roles[..] {
+            _ if probe.on_request => "on request".to_owned(),
+            [] => "all".to_owned(),
+            roles => roles.join(", "),
+        };
+        let optional = if probe.optional { " (optional)" } else { "" };
+        let kind = match probe.kind.as_str() {
+            "" => "built-in".to_owned(),
+            kind => format!("{kind}{optional}"),
+        };
+        [probe.name.clone(), nodes, kind, probe.description.clone()]
+    };
+    table(
+        &[head]
+            .into_iter()
+            .chain(probes.iter().map(row))
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Renders rows in columns.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<_> = (0..N).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &[String; N]| {
         let cells = row.iter().zip(&widths);
-        let cells = cells.map(|(cell, width)| format!("{cell:width$}", width = width.unwrap_or(0)));
+        let cells = cells.map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")

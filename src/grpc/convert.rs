@@ -11,7 +11,7 @@ use crate::{
     },
     node::{NodeName, Profile, Role},
     pb,
-    probe::{Level, Outcome},
+    probe::{Level, Outcome, Probe},
     reason::{Reason, ReasonCode},
     report::{ProbeReport, ProbeResult, Trigger},
     text::Line,
@@ -285,6 +285,20 @@ pub(super) fn page(nodes: Vec<pb::Node>, next_page_token: String) -> pb::ListNod
     };
     budget::fit_page(&mut page);
     page
+}
+
+pub(super) fn probe(probe: &Probe) -> pb::Probe {
+    let own = probe.own();
+    let roles = probe.roles();
+    pb::Probe {
+        name: probe.name().to_owned(),
+        description: probe.description().to_owned(),
+        roles: roles.iter().map(|role| role_number(Some(*role))).collect(),
+        on_request: probe.is_on_request(),
+        built_in: own.is_none(),
+        kind: own.map_or("", |own| own.check.kind()).to_owned(),
+        optional: own.is_some_and(|own| own.optional),
+    }
 }
 
 fn cause(cause: &Cause) -> pb::Cause {

@@ -238,7 +238,8 @@ impl ReadinessService for Readiness {
         request: Request<pb::CheckRequest>,
     ) -> Result<Response<pb::CheckResponse>, Status> {
         http2_stream::end_at(None);
-        let check = validate::check(request.get_ref()).map_err(|bad| status::invalid(&bad))?;
+        let check = validate::check(request.get_ref(), self.monitor.own_probes())
+            .map_err(|bad| status::invalid(&bad))?;
         let identity = identity(&request);
         // A look is large, and most of a call is spent in it.
         let look = Box::pin(self.monitor.check(
@@ -267,7 +268,8 @@ impl ReadinessService for Readiness {
             left.min(self.limits.longest_wait)
         });
         let ValidWait { wait, heartbeat } =
-            validate::wait(request.get_ref(), longest).map_err(|bad| status::invalid(&bad))?;
+            validate::wait(request.get_ref(), longest, self.monitor.own_probes())
+                .map_err(|bad| status::invalid(&bad))?;
         if wait.level == Level::Jobs && !self.jobs {
             return Err(status::jobs_not_allowed());
         }
@@ -322,6 +324,16 @@ impl ReadinessService for Readiness {
         let late = |left| status::deadline(None, None, left);
         let page = Box::pin(self.page(&identity, &list));
         Ok(Response::new(self.within(left, late, page).await??))
+    }
+
+    async fn list_probes(
+        &self,
+        _request: Request<pb::ListProbesRequest>,
+    ) -> Result<Response<pb::ListProbesResponse>, Status> {
+        http2_stream::end_at(None);
+        let probes = self.monitor.probes();
+        let probes = probes.map(|probe| convert::probe(&probe)).collect();
+        Ok(Response::new(pb::ListProbesResponse { probes }))
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) fn watch(request: &pb::WatchNodesRequest) -> Result<WatchOf, Violatio
         );
     }
     if !checks.passed() {
-        return Err(checks.0);
+        return Err(checks.violations);
     }
     Ok(WatchOf {
         selector,
@@ -139,7 +139,7 @@ pub(super) fn list(
         }
     }
     if !checks.passed() {
-        return Err(checks.0);
+        return Err(checks.violations);
     }
     Ok(List {
         selector,
@@ -156,12 +156,15 @@ pub(super) fn snapshot(request: &pb::SnapshotRequest) -> Result<(NodeName, Part)
     let profile = checks.profile("profile", request.profile);
     match node {
         Some(node) if checks.passed() => Ok((node, Part { role, profile })),
-        _ => Err(checks.0),
+        _ => Err(checks.violations),
     }
 }
 
-pub(super) fn check(request: &pb::CheckRequest) -> Result<Check, Violations> {
-    let mut checks = Checks::default();
+pub(super) fn check(request: &pb::CheckRequest, own: &[Probe]) -> Result<Check, Violations> {
+    let mut checks = Checks {
+        own,
+        ..Checks::default()
+    };
     let node = checks.node("node", &request.node);
     let probe = checks.probe("probe", &request.probe);
     let limit = checks.duration("timeout", request.timeout.as_ref());
@@ -174,7 +177,7 @@ pub(super) fn check(request: &pb::CheckRequest) -> Result<Check, Violations> {
             part: Part { role, profile },
             limit: limit.unwrap_or(CHECK_LIMIT).min(LONGEST_CHECK),
         }),
-        _ => Err(checks.0),
+        _ => Err(checks.violations),
     }
 }
 
@@ -183,8 +186,12 @@ pub(super) fn check(request: &pb::CheckRequest) -> Result<Check, Violations> {
 pub(super) fn wait(
     request: &pb::WaitReadyRequest,
     longest: Duration,
+    own: &[Probe],
 ) -> Result<ValidWait, Violations> {
-    let mut checks = Checks::default();
+    let mut checks = Checks {
+        own,
+        ..Checks::default()
+    };
     let nodes = checks.targets(&request.nodes);
     match (&request.cluster, request.nodes.is_empty()) {
         (None, true) => checks.violation("nodes", "no node is named: set nodes or cluster"),
@@ -225,7 +232,7 @@ pub(super) fn wait(
     let level = checks.level(request.level, !request.probes.is_empty());
     let heartbeat = checks.heartbeat(request.heartbeat_interval.as_ref());
     if !checks.passed() {
-        return Err(checks.0);
+        return Err(checks.violations);
     }
     let cluster = request.cluster.as_ref().map(|cluster| ClusterTarget {
         realm: cluster.realm.clone(),
@@ -247,15 +254,19 @@ pub(super) fn wait(
 
 /// Collects violations.
 #[derive(Default)]
-struct Checks(Violations);
+struct Checks<'a> {
+    violations: Violations,
+    /// The operator's own probes.
+    own: &'a [Probe],
+}
 
-impl Checks {
+impl Checks<'_> {
     fn passed(&self) -> bool {
-        self.0.is_empty()
+        self.violations.is_empty()
     }
 
     fn violation(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.add(field, description);
+        self.violations.add(field, description);
     }
 
     fn node(&mut self, field: &str, name: &str) -> Option<NodeName> {
@@ -313,9 +324,12 @@ impl Checks {
     }
 
     fn probe(&mut self, field: &str, name: &str) -> Option<Probe> {
-        let probe = Probe::named(name);
+        let own = || self.own.iter().find(|probe| probe.name() == name).cloned();
+        let probe = Probe::named(name).or_else(own);
         if probe.is_none() {
-            let known = Probe::names().collect::<Vec<_>>().join(", ");
+            let own = self.own.iter().map(|probe| probe.name().to_owned());
+            let builtin = Probe::names().map(str::to_owned);
+            let known = builtin.chain(own).collect::<Vec<_>>().join(", ");
             self.violation(
                 field,
                 format!("{} is not a probe: they are {known}", quoted(name)),
@@ -327,7 +341,7 @@ impl Checks {
     fn probes(&mut self, names: &[String]) -> Vec<Probe> {
         // Each of a few is told what is wrong with it; of very many, most are.
         if names.len() > PROBES {
-            let known = Probe::names().count();
+            let known = Probe::names().count() + self.own.len();
             let many = format!("{} are too many: there are {known} probes", names.len());
             self.violation("probes", many);
             return Vec::new();

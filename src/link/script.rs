@@ -45,6 +45,7 @@ dial() {
   exec 3<>"/dev/tcp/$1" || exit 7
   echo connected
   LC_ALL=C left=$3
+  trap '' PIPE
   [ -z "$4" ] || printf '%b' "$4" >&3
   while [ "$left" -gt 0 ]; do
     line=

@@ -353,7 +353,11 @@ mod tests {
                 since: SystemTime::UNIX_EPOCH,
             }
         };
-        let probes: Arc<[_]> = Level::Registered.probes(kind).iter().map(report).collect();
+        let probes: Arc<[_]> = Level::Registered
+            .probes(kind, &[])
+            .iter()
+            .map(report)
+            .collect();
         let blocked = probes.iter().find(|report| !report.result.is_passed());
         Arc::new(NodeReport {
             node: name.parse().unwrap(),

@@ -76,7 +76,7 @@ impl Monitor {
     async fn look(&self, caller: &Caller, node: &ListedNode, level: Level) -> NodeReport {
         let environment = &self.context.environment;
         let name = &node.name;
-        let set = ProbeSet::of_level(Part::default(), level, Mode::Check);
+        let set = ProbeSet::of_level(Part::default(), level, &self.context.own, Mode::Check);
         let by = after(environment.now(), CHECK_LIMIT);
         let looked = async {
             let (container, span) = self.container(caller, name, by).await?;

@@ -46,7 +46,9 @@ use crate::{
     probe::{Probe, ProbeError, Service},
     reason::ReasonCode,
     report::{ProbeReport, ProbeResult},
-    watcher::{Caller, Context, EvaluatedProbe, Evaluation, OneShot, ProbeSet, Span, Watchers},
+    watcher::{
+        Caller, Context, EvaluatedProbe, Evaluation, OneShot, ProbeSet, Settings, Span, Watchers,
+    },
 };
 
 /// How long a check may take, unless who asks says otherwise.
@@ -83,6 +85,9 @@ pub struct Options {
     pub events: bool,
     /// For how long a node is followed after its last client has gone; [`LINGER`] by default.
     pub linger: Duration,
+    /// The operator's own probes ([`Probe::own_ones`]), which nodes of their roles have to pass as well; none by
+    /// default.
+    pub probes: Vec<Probe>,
 }
 
 impl Default for Options {
@@ -96,6 +101,7 @@ impl Default for Options {
             keep_links: KEEP_LINKS,
             events: true,
             linger: LINGER,
+            probes: Vec::new(),
         }
     }
 }
@@ -189,10 +195,13 @@ impl Monitor {
             engine,
             links,
             environment,
-            options.labels,
-            options.visibility,
-            options.journal,
-            options.profile,
+            Settings {
+                labels: options.labels,
+                visibility: options.visibility,
+                journal: options.journal,
+                profile: options.profile,
+                own: options.probes.into(),
+            },
         ));
         let watchers = Watchers::new(Arc::clone(&context), options.events, options.linger);
         Self {
@@ -200,6 +209,19 @@ impl Monitor {
             watchers,
             context,
         }
+    }
+
+    /// Returns the probes that can be named: the built-in ones in the order in which they run, then the
+    /// operator's own.
+    pub fn probes(&self) -> impl Iterator<Item = Probe> {
+        let builtin = Probe::names().filter_map(Probe::named);
+        builtin.chain(self.context.own.iter().cloned())
+    }
+
+    /// Returns the operator's own probes.
+    #[must_use]
+    pub fn own_probes(&self) -> &[Probe] {
+        &self.context.own
     }
 
     /// Returns how many nodes would be followed if these were, too. A node is followed while a wait

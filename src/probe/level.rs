@@ -41,8 +41,9 @@ pub(crate) struct Reached<'a> {
 }
 
 impl Level {
-    /// The probes that a node has to pass for this level.
-    pub(crate) fn probes(self, NodeKind { role, profile }: NodeKind) -> Vec<Probe> {
+    /// The probes that a node has to pass for this level, the operator's own among them.
+    pub(crate) fn probes(self, kind: NodeKind, own: &[Probe]) -> Vec<Probe> {
+        let NodeKind { role, profile } = kind;
         let mut probes = Probe::of(role, profile);
         match self {
             Self::Booted => probes.retain(|probe| BOOTED.contains(&probe.name())),
@@ -55,7 +56,14 @@ impl Level {
                 }
             }
         }
-        probes
+        if self > Self::Booted {
+            Probe::insert_own(&mut probes, own, role);
+        }
+        let in_profile = |probe: Probe| match probe.own() {
+            Some(_) => probe.in_profile(profile),
+            None => probe,
+        };
+        probes.into_iter().map(in_profile).collect()
     }
 
     /// The highest level that holds, by the reports of this one's probes.
@@ -94,10 +102,13 @@ mod tests {
     /// not.
     fn reached(level: Level, role: Role, failing: &str, is_up: bool) -> Option<Level> {
         let profile = Profile::Systemd;
-        let probes = level.probes(NodeKind {
-            role: Some(role),
-            profile,
-        });
+        let probes = level.probes(
+            NodeKind {
+                role: Some(role),
+                profile,
+            },
+            &[],
+        );
         let at = probes.iter().position(|probe| probe.name() == failing);
         let at = at.unwrap_or(probes.len());
         let reports = probes.iter().enumerate().map(|(place, probe)| Reached {
@@ -136,7 +147,7 @@ mod tests {
             for profile in [Profile::Systemd, Profile::Process] {
                 let names = |level: Level| {
                     let role = Some(role);
-                    let probes = level.probes(NodeKind { role, profile });
+                    let probes = level.probes(NodeKind { role, profile }, &[]);
                     let names = probes.iter().map(|probe| probe.name().to_owned());
                     names.collect::<Vec<_>>()
                 };

@@ -23,6 +23,7 @@ mod mariadb;
 mod munge;
 mod node_record;
 mod outcome;
+mod own;
 mod readyz;
 mod registered;
 mod rpc;
@@ -39,6 +40,8 @@ pub use level::Level;
 pub(crate) use level::{JOBS, Reached};
 pub use outcome::{Evidence, Outcome, ProbeError};
 pub(crate) use outcome::{Finding, Judgement, Proof, UnitProof};
+pub(crate) use own::Own;
+pub use own::{InvalidProbe, OwnCheck, OwnProbe};
 pub(crate) use rpc::Rpc;
 
 pub(crate) use systemd::judge as judge_systemd;
@@ -60,6 +63,8 @@ enum Kind {
     /// A row of the table of that profile.
     Builtin(&'static Row, Profile, Depth),
     Custom(Arc<Custom>),
+    /// A probe of the operator's own, on nodes of that profile.
+    Own(Arc<Own>, Profile),
 }
 
 /// The kind of a probe, which decides how it gets its finding.
@@ -88,12 +93,14 @@ pub(crate) enum ProbeKey {
     /// A check of the library user's own, by its address in memory: two checks of the same name
     /// need not be the same.
     Custom(usize),
+    /// A probe of the operator's own, by its address in the same way.
+    Own(&'static str, usize, Profile),
 }
 
 impl fmt::Display for ProbeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Builtin(name, ..) => f.write_str(name),
+            Self::Builtin(name, ..) | Self::Own(name, ..) => f.write_str(name),
             Self::Custom(address) => write!(f, "custom probe {address:#x}"),
         }
     }
@@ -143,8 +150,62 @@ impl Probe {
         }
     }
 
+    /// Makes probes of the operator's own; the error is about the one in that place.
+    pub fn own_ones(probes: Vec<OwnProbe>) -> Result<Vec<Self>, (usize, InvalidProbe)> {
+        let own = own::all(probes)?.into_iter();
+        Ok(own
+            .map(|own| Self(Kind::Own(Arc::new(own), Profile::Systemd)))
+            .collect())
+    }
+
+    /// Returns what the operator has said of the probe, if it is one of the operator's own.
+    #[must_use]
+    pub fn own(&self) -> Option<&OwnProbe> {
+        match &self.0 {
+            Kind::Own(own, _) => Some(&own.probe),
+            Kind::Builtin(..) | Kind::Custom(_) => None,
+        }
+    }
+
+    /// Returns what the probe is for, in a line.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        match &self.0 {
+            Kind::Own(own, _) => &own.probe.description,
+            Kind::Builtin(row, ..) => row.about,
+            Kind::Custom(_) => "",
+        }
+    }
+
+    /// Returns the roles on whose nodes the probe runs unless a request names its probes; none if it runs on
+    /// every node, or on none ([`Probe::is_on_request`]).
+    #[must_use]
+    pub fn roles(&self) -> Vec<Role> {
+        match &self.0 {
+            Kind::Own(own, _) => own.probe.roles.clone(),
+            Kind::Builtin(row, ..) => match row.runs {
+                table::Runs::OnRole(role) => vec![role],
+                table::Runs::Everywhere | table::Runs::OnRequest => Vec::new(),
+            },
+            Kind::Custom(_) => Vec::new(),
+        }
+    }
+
+    /// Returns whether the probe runs only where a request names it, or a level asks for it.
+    #[must_use]
+    pub fn is_on_request(&self) -> bool {
+        match &self.0 {
+            Kind::Builtin(row, ..) => row.runs == table::Runs::OnRequest,
+            Kind::Own(..) => false,
+            Kind::Custom(_) => true,
+        }
+    }
+
     /// Returns the probe as it is on nodes of that profile.
     pub(crate) fn in_profile(&self, profile: Profile) -> Self {
+        if let Kind::Own(own, _) = &self.0 {
+            return Self(Kind::Own(Arc::clone(own), profile));
+        }
         let named = |row: &&&Row| row.name == self.name();
         match (&self.0, table::table(profile).iter().find(named)) {
             (Kind::Builtin(_, _, depth), Some(row)) => Self(Kind::Builtin(row, profile, *depth)),
@@ -193,6 +254,7 @@ impl Probe {
         match &self.0 {
             Kind::Builtin(row, ..) => row.name,
             Kind::Custom(custom) => &custom.name,
+            Kind::Own(own, _) => &own.probe.name,
         }
     }
 
@@ -200,6 +262,9 @@ impl Probe {
         match &self.0 {
             Kind::Builtin(row, profile, depth) => ProbeKey::Builtin(row.name, *profile, *depth),
             Kind::Custom(custom) => ProbeKey::Custom(Arc::as_ptr(custom) as usize),
+            Kind::Own(own, profile) => {
+                ProbeKey::Own(own.row.name, Arc::as_ptr(own) as usize, *profile)
+            }
         }
     }
 
@@ -207,6 +272,7 @@ impl Probe {
         match &self.0 {
             Kind::Builtin(row, ..) => ProbeKind::Builtin(&row.method),
             Kind::Custom(custom) => ProbeKind::Custom(custom),
+            Kind::Own(own, profile) => ProbeKind::Builtin(own.method(*profile)),
         }
     }
 
@@ -218,7 +284,7 @@ impl Probe {
     pub(crate) fn sockets(&self) -> &'static [&'static str] {
         match &self.0 {
             Kind::Builtin(row, ..) => row.sockets,
-            Kind::Custom(_) => &[],
+            Kind::Custom(_) | Kind::Own(..) => &[],
         }
     }
 
@@ -259,7 +325,7 @@ impl Probe {
     pub(crate) fn process(&self) -> &'static str {
         match &self.0 {
             Kind::Builtin(row, ..) => row.name,
-            Kind::Custom(_) => "",
+            Kind::Custom(_) | Kind::Own(..) => "",
         }
     }
 
@@ -287,8 +353,13 @@ impl Probe {
         }
     }
 
+    /// Puts the operator's own probes of that role among those of a node.
+    pub(crate) fn insert_own(probes: &mut Vec<Self>, own: &[Self], role: Option<Role>) {
+        own::insert(probes, own, role);
+    }
+
     /// Sorts probes into the order in which they run: built-in ones in the order of the table, then
-    /// custom ones in the order given.
+    /// the operator's own and custom ones in the order given.
     pub(crate) fn sort(probes: &mut [Self]) {
         let place = |probe: &Self| {
             let row = |row: &&Row| row.name == probe.name();

@@ -18,6 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
+    /// What it is for, in a line.
+    pub(crate) about: &'static str,
     /// The nodes on which the probe runs unless a request names its probes.
     pub(crate) runs: Runs,
     /// Whether a snapshot lists the probe as a service.
@@ -136,10 +138,30 @@ pub(crate) enum Understood {
     No,
 }
 
+/// What the built-in probe of that name is for.
+const fn about(name: &str) -> &'static str {
+    match name.as_bytes() {
+        b"container" => "the container runs",
+        b"healthcheck" => "the engine's own health check of the container passes",
+        b"systemd" => "systemd has finished booting",
+        b"sshd" => "port 22 answers with the banner of SSH",
+        b"munge" => "munged runs",
+        b"slurmctld" => "this node's slurmctld answers an RPC",
+        b"slurmd" => "slurmd runs and listens",
+        b"mariadb" => "the database of slurmdbd runs",
+        b"slurmdbd" => "slurmdbd runs and listens",
+        b"sackd" => "sackd runs",
+        b"slurmrestd" => "slurmrestd runs and listens",
+        b"registered" => "the controller has this worker registered, in a state that runs jobs",
+        _ => "",
+    }
+}
+
 /// Makes the row of a daemon whose probe looks at its unit only.
 const fn unit(name: &'static str, runs: Runs, units: &'static [&'static str]) -> Row {
     Row {
         name,
+        about: about(name),
         runs,
         is_service: !matches!(runs, Runs::OnRequest),
         sockets: &[],
@@ -151,6 +173,7 @@ const fn unit(name: &'static str, runs: Runs, units: &'static [&'static str]) ->
 const fn condition(name: &'static str, runs: Runs, method: Method) -> Row {
     Row {
         name,
+        about: about(name),
         runs,
         is_service: false,
         sockets: &[],
@@ -162,6 +185,7 @@ const fn condition(name: &'static str, runs: Runs, method: Method) -> Row {
 const fn daemon(name: &'static str, role: Role, method: Method) -> Row {
     Row {
         name,
+        about: about(name),
         runs: Runs::OnRole(role),
         is_service: true,
         sockets: &[],
@@ -178,6 +202,7 @@ static SYSTEMD: Row = condition("systemd", Runs::Everywhere, Method::Systemd);
 // Debian calls the unit ssh.service; sshd.service is its alias there, if it is enabled.
 pub(super) static SSHD: Row = Row {
     name: "sshd",
+    about: about("sshd"),
     runs: Runs::Everywhere,
     is_service: true,
     sockets: &["ssh.socket", "sshd.socket"],
@@ -186,6 +211,7 @@ pub(super) static SSHD: Row = Row {
 
 pub(super) static MUNGE: Row = Row {
     name: "munge",
+    about: about("munge"),
     runs: Runs::Everywhere,
     is_service: true,
     sockets: &[],
@@ -277,6 +303,7 @@ pub(super) static PROCESS_TABLE: [&Row; 12] = {
     static SSHD: Row = condition("sshd", Runs::OnRequest, Method::NotInProfile);
     static MUNGE: Row = Row {
         name: "munge",
+        about: about("munge"),
         runs: Runs::Everywhere,
         is_service: true,
         sockets: &[],

@@ -15,6 +15,7 @@ use crate::{
     fair::{CallerId, FairBudget},
     link::Links,
     node::{Identity, LabelKeys, NodeName, Profile, Visibility},
+    probe::Probe,
 };
 
 /// Whom to follow: what one identity sees of a node, another may not.
@@ -41,6 +42,19 @@ impl Caller {
     }
 }
 
+/// What a server was told of its nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) labels: LabelKeys,
+    pub(crate) visibility: Visibility,
+    /// Whether the journals of failed units are read.
+    pub(crate) journal: bool,
+    /// The profile of nodes whose labels and clients name none.
+    pub(crate) profile: Profile,
+    /// The probes of the operator's own.
+    pub(crate) own: Arc<[Probe]>,
+}
+
 /// What all nodes share.
 pub(crate) struct Context {
     pub(crate) engine: Arc<dyn ContainerEngine>,
@@ -54,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) journal: bool,
     /// The profile of nodes whose labels and clients name none.
     pub(crate) profile: Profile,
+    /// The probes of the operator's own.
+    pub(crate) own: Arc<[Probe]>,
     /// What containers wrote to their logs before they ended.
     last_words: LastWords,
 }
@@ -63,11 +79,15 @@ impl Context {
         engine: Arc<dyn ContainerEngine>,
         links: Links,
         environment: Environment,
-        labels: LabelKeys,
-        visibility: Visibility,
-        journal: bool,
-        profile: Profile,
+        settings: Settings,
     ) -> Self {
+        let Settings {
+            labels,
+            visibility,
+            journal,
+            profile,
+            own,
+        } = settings;
         Self {
             engine,
             calls: FairBudget::new(ENGINE_CALLS),
@@ -77,6 +97,7 @@ impl Context {
             visibility,
             journal,
             profile,
+            own,
             last_words: LastWords::default(),
         }
     }

@@ -13,6 +13,7 @@ use super::{
     evaluation::{Evaluation, Needs, Progress, Subject},
     found::Found,
     interpret::{Replies, Source, Step, goes_by_reply, next_step},
+    own_probe::optional,
     probe_set::{Mode, ProbeSet, SetId},
     report_builder::ReportBuilder,
     schedule::{earlier, fresh},
@@ -283,6 +284,11 @@ impl<'a> Evaluator<'a> {
     /// What a probe comes to; else what has not replied yet.
     fn run_probe(&mut self, probe: &Probe) -> Result<Found, String> {
         let key = probe.key();
+        let own = probe.own().filter(|_| self.set.mode == Mode::Wait);
+        if let Some((due, outcome)) = own.and_then(|own| self.state.delayed(own, self.now)) {
+            self.needs.due.push((Subject::Container, due));
+            return Ok(self.by_engine(outcome));
+        }
         if probe.needs_systemd() {
             self.rely_on_systemd(probe).ok_or_else(asked_systemd)?;
         }
@@ -323,7 +329,16 @@ impl<'a> Evaluator<'a> {
                     ..Found::unasked(ProbeResult::Unknown(reason))
                 })
             }
-            Step::Found(found) => Ok(self.settle(probe, found, answer)),
+            Step::Found(found) => {
+                let Some(own) = own else {
+                    return Ok(self.settle(probe, found, answer));
+                };
+                let found = match answer {
+                    Some(answer) => answer.streak.weigh(own, found),
+                    None => found,
+                };
+                Ok(optional(own, self.settle(probe, found, answer)))
+            }
             Step::FoundSoFar(found) => {
                 self.needs.probes.push(probe.clone());
                 Ok(self.settle(probe, found, answer))

@@ -258,6 +258,9 @@ impl NodeState {
             answer.cached.abandon();
             return;
         }
+        if let Some(own) = answer.probe.own() {
+            answer.streak.note(own, &reply);
+        }
         let (span, watch) = (reply.span, reply.watch.clone());
         let prompt = answer.cached.store(reply, span, factor);
         self.set_prompt(prompt);

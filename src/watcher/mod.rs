@@ -50,6 +50,7 @@ mod interpret;
 mod job_query;
 mod last_words;
 mod one_shot;
+mod own_probe;
 mod plan;
 mod probe_query;
 mod probe_set;
@@ -68,7 +69,7 @@ mod tests;
 mod watch;
 
 pub(crate) use cached::Freshness;
-pub(crate) use context::{Caller, Context};
+pub(crate) use context::{Caller, Context, Settings};
 pub(crate) use credential_query::compare_credentials;
 pub(crate) use evaluation::Evaluation;
 pub(crate) use feed::Feed;

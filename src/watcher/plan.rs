@@ -8,6 +8,7 @@ use super::{
     evaluate::evaluate,
     evaluation::{Evaluation, Needs, Subject},
     interpret::unit_behind,
+    own_probe::Streak,
     probe_set::SetId,
     schedule::{SLOW_BOOT, earlier},
     state::{Answer, Command, Demand, NodeState, units_of},
@@ -180,6 +181,7 @@ impl NodeState {
             unit: None,
             query: 0,
             cached: Cached::new(now),
+            streak: Streak::default(),
         });
         if answer.cached.is_in_flight() {
             return None;

@@ -46,6 +46,8 @@ impl NodeSession {
             return self.greeting(ask, port, unit, demand.newer_than, by).await;
         }
         let start = self.now();
+        let own = probe.own();
+        let by = own.map_or(by, |own| by.min(start + own.timeout));
         let mut aside = Aside {
             watch: Watch::Nothing,
             asked: start,
@@ -101,7 +103,10 @@ impl NodeSession {
             via,
             result,
             span: Span::new(aside.asked, self.now()),
-            again: (is_setting && has_answered).then(|| self.now() + CONFIGURATION),
+            again: match own {
+                Some(own) if !own.interval.is_zero() => Some(start + own.interval),
+                _ => (is_setting && has_answered).then(|| self.now() + CONFIGURATION),
+            },
             watch: aside.watch,
         }
     }

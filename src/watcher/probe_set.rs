@@ -1,5 +1,7 @@
 //! Which probes somebody wants of a node, and how they are run.
 
+use std::sync::Arc;
+
 use crate::{
     node::{NodeKind, Part, Profile},
     probe::{Level, Probe, ProbeKey, Service},
@@ -16,8 +18,8 @@ pub(crate) struct ProbeSet {
 
 #[derive(Debug, Clone)]
 enum Selection {
-    /// Those that a level asks for of the node's role.
-    OfLevel(Level),
+    /// Those that a level asks for of the node's role, with the operator's own.
+    OfLevel(Level, Arc<[Probe]>),
     /// Container, systemd and each of the node's services.
     Services,
     Named(Vec<Probe>),
@@ -39,7 +41,7 @@ impl ProbeSet {
     pub(crate) fn wait(part: impl Into<Part>, mut probes: Vec<Probe>) -> Self {
         Probe::sort(&mut probes);
         let probes = if probes.is_empty() {
-            Selection::OfLevel(Level::Services)
+            Selection::OfLevel(Level::Services, Arc::default())
         } else {
             Selection::Named(probes)
         };
@@ -48,8 +50,13 @@ impl ProbeSet {
     }
 
     /// What a level asks for.
-    pub(crate) fn of_level(part: impl Into<Part>, level: Level, mode: Mode) -> Self {
-        let (part, probes) = (part.into(), Selection::OfLevel(level));
+    pub(crate) fn of_level(
+        part: impl Into<Part>,
+        level: Level,
+        own: &Arc<[Probe]>,
+        mode: Mode,
+    ) -> Self {
+        let (part, probes) = (part.into(), Selection::OfLevel(level, Arc::clone(own)));
         Self { part, probes, mode }
     }
 
@@ -79,7 +86,7 @@ impl ProbeSet {
     pub(super) fn probes(&self, kind: NodeKind) -> Vec<Probe> {
         let NodeKind { role, profile } = kind;
         match &self.probes {
-            Selection::OfLevel(level) => level.probes(kind),
+            Selection::OfLevel(level, own) => level.probes(kind, own),
             Selection::Named(probes) => {
                 let own = |probe: &Probe| probe.in_profile(profile);
                 probes.iter().map(own).collect()
@@ -100,7 +107,9 @@ impl ProbeSet {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let keys = |probes: &[Probe]| probes.iter().map(Probe::key).collect::<Vec<ProbeKey>>();
         let same_probes = match (&self.probes, &other.probes) {
-            (Selection::OfLevel(a), Selection::OfLevel(b)) => a == b,
+            (Selection::OfLevel(a, own), Selection::OfLevel(b, others)) => {
+                a == b && keys(own) == keys(others)
+            }
             (Selection::Services, Selection::Services) => true,
             (Selection::Named(a), Selection::Named(b)) => keys(a) == keys(b),
             _ => false,

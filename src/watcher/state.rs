@@ -26,6 +26,7 @@ use super::{
     cached::Cached,
     clients::WantedSet,
     confirm::Confirmations,
+    own_probe::Streak,
     probe_set::ProbeSet,
     probe_set::SetId,
     prompt::Prompt,
@@ -175,6 +176,8 @@ pub(super) struct Answer {
     /// The number of the newest query. A reply to another was asked for by clients that have gone.
     pub(super) query: u64,
     pub(super) cached: Cached<ProbeReply>,
+    /// How often in a row it has passed or failed.
+    pub(super) streak: Streak,
 }
 
 /// The container that was seen last, and since when it has been that run.

@@ -17,7 +17,7 @@ fn duration(seconds: i64, nanos: i32) -> prost_types::Duration {
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 fn wait_for(request: &pb::WaitReadyRequest) -> Result<WaitRequest, Violations> {
-    wait(request, LONGEST_WAIT).map(|valid| valid.wait)
+    wait(request, LONGEST_WAIT, &[]).map(|valid| valid.wait)
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn all_violations_are_told_at_once() {
         heartbeat_interval: Some(duration(0, 999_999_999)),
     };
     assert_eq!(
-        wait(&bad, LONGEST_WAIT).unwrap_err().fields(),
+        wait(&bad, LONGEST_WAIT, &[]).unwrap_err().fields(),
         [
             "nodes[0].node",
             "nodes[1].role",
@@ -67,7 +67,7 @@ fn an_unknown_probe_is_told_the_known_ones() {
         probe: "x".repeat(100),
         ..Default::default()
     };
-    let violations = check(&request).unwrap_err();
+    let violations = check(&request, &[]).unwrap_err();
     let [told] = violations.descriptions()[..] else {
         panic!("{violations:?}");
     };
@@ -115,7 +115,7 @@ fn a_label_is_short_clean_and_without_a_slash() {
             }),
             ..Default::default()
         };
-        let checked = wait(&request, LONGEST_WAIT);
+        let checked = wait(&request, LONGEST_WAIT, &[]);
         checked.map_or_else(|bad| bad.fields().join(" "), |_| String::new())
     };
     for good in ["a", "ä b", &"x".repeat(128)] {
@@ -224,7 +224,7 @@ fn a_long_check_is_cut_and_an_unset_one_takes_ten_seconds() {
             timeout,
             ..Default::default()
         };
-        check(&request).unwrap().limit.as_secs()
+        check(&request, &[]).unwrap().limit.as_secs()
     };
     assert_eq!(limit(None), 10);
     assert_eq!(limit(Some(duration(0, 0))), 10);
