@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// How often what no event tells is asked of nodes that are only watched.
-const WATCHED: Duration = Duration::from_secs(5);
+const WATCHED: Duration = Duration::from_secs(15);
 
 /// What somebody else than the engine tells of containers.
 pub(super) type Events = BoxStream<'static, ContainerEvent>;

@@ -310,6 +310,16 @@ impl Probe {
         answer && !self.unit_names().is_empty()
     }
 
+    /// Returns whether the probe's own query is a command in the node, and nothing cheaper.
+    pub(crate) fn is_command(&self) -> bool {
+        match self.kind() {
+            ProbeKind::Builtin(Method::Answer(_, ask)) => {
+                matches!(ask.question, Question::Command(_)) && ask.shortcut.is_none()
+            }
+            _ => false,
+        }
+    }
+
     /// Returns the question of this probe to a port that must not be asked often, if it has one.
     pub(crate) fn sparing(&self) -> Option<(&'static Ask, PortQuestion)> {
         let ProbeKind::Builtin(Method::Answer(_, ask)) = self.kind() else {

@@ -164,6 +164,7 @@ impl NodeActor {
             Command::QueryProbe(probe, query, unit, demand) => {
                 self.queries.query_probe(probe, query, unit, demand, now);
             }
+            Command::AwaitTurn(key, passes) => self.queries.await_turn(key, passes),
             Command::Watch(key, query, watch, pacing) => {
                 self.queries.watch(key, query, watch, pacing);
             }

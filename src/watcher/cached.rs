@@ -110,6 +110,11 @@ impl<T> Cached<T> {
         query.is_some_and(|query| query.is_routine && !query.invalidated)
     }
 
+    /// Whether a query that is started now would be one of those.
+    pub(super) fn is_due_by_routine(&self) -> bool {
+        self.refresh == Refresh::Expired && self.is_valid() && self.value.is_some()
+    }
+
     /// When it is asked for again where no event tells of changes.
     pub(super) fn retry_at(&self, quiet_since: Instant, poll: std::time::Duration) -> Instant {
         retry(self.span, quiet_since, poll, self.jitter)
@@ -149,8 +154,7 @@ impl<T> Cached<T> {
 
     /// A query is started.
     pub(super) fn start(&mut self) {
-        let is_routine =
-            self.refresh == Refresh::Expired && self.is_valid() && self.value.is_some();
+        let is_routine = self.is_due_by_routine();
         let prompt = match self.prompt.take() {
             None if self.refresh == Refresh::Expired => Some(Prompt::poll()),
             prompt => prompt,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     last_words::{LAST_WORDS, LastWords},
-    schedule::ENGINE_CALLS,
+    schedule::{ENGINE_CALLS, Turns},
 };
 use crate::{
     container::{Container, State},
@@ -60,6 +60,8 @@ pub(crate) struct Context {
     pub(crate) engine: Arc<dyn ContainerEngine>,
     /// How many inspections there may be at once.
     calls: FairBudget,
+    /// When which command may be run by routine.
+    pub(super) turns: Turns,
     pub(crate) links: Links,
     pub(crate) environment: Environment,
     pub(crate) labels: LabelKeys,
@@ -91,6 +93,7 @@ impl Context {
         Self {
             engine,
             calls: FairBudget::new(ENGINE_CALLS),
+            turns: Turns::new(environment.now()),
             links,
             environment,
             labels,

@@ -12,7 +12,7 @@ use super::{
     schedule::BANNER_AGES,
     session::{ProbeReply, QueryError, SystemdReply},
     span::Span,
-    state::{Command, EngineBack, Input, Inspected, LastSeen, NodeState, Pacing},
+    state::{Command, EngineBack, Input, Inspected, LastSeen, NodeState, Pacing, Turn},
     watch::Watch,
 };
 use crate::{
@@ -35,6 +35,13 @@ impl NodeState {
             Input::Systemd(reply) => self.handle_systemd(reply, now),
             Input::Probe(key, query, reply) => self.handle_probe(&key, query, reply),
             Input::Changed(key, query) => self.handle_change(&key, query),
+            Input::Turn(key) => {
+                if let Some(answer) = self.answers.get_mut(&key)
+                    && answer.turn == Turn::Awaited
+                {
+                    answer.turn = Turn::Come;
+                }
+            }
             Input::News => self.schedule.quiet_since = now,
             Input::Idle => self.abandon_queries(),
         }
@@ -294,6 +301,7 @@ impl NodeState {
         self.systemd.abandon();
         self.answers.retain(|_, answer| {
             answer.cached.abandon();
+            answer.turn = Turn::default();
             answer.cached.value().is_some()
         });
     }

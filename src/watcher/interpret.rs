@@ -129,7 +129,7 @@ impl Replies<'_> {
     fn daemon(self, reply: &SystemdReply, unit: &Unit, mode: Mode) -> Step {
         match self.probe {
             // What listens now may be gone in a moment: the unit has to have proved itself, too.
-            Some(answer) if has_passed(answer) => {
+            Some(answer) if answer.has_passed() => {
                 match self.found(judge_unit(unit), reply.via, reply.span, mode) {
                     Step::Found(mut found) => {
                         found.span = Some(Span::new(reply.span.asked, answer.span.answered));
@@ -161,7 +161,7 @@ impl Replies<'_> {
                 ..finding
             }));
         };
-        if has_passed(answer) || matches!(answer.result, Err(QueryError::Unknown(_))) {
+        if answer.has_passed() || matches!(answer.result, Err(QueryError::Unknown(_))) {
             self.own(mode, Some(reply.span))
         } else {
             Step::Found(found(judge_unit(unit)))
@@ -224,10 +224,6 @@ impl Replies<'_> {
     fn found(self, finding: Finding, via: &'static str, span: Span, mode: Mode) -> Step {
         Step::Found(self.confirmations.judge(finding, via, span, mode))
     }
-}
-
-fn has_passed(reply: &ProbeReply) -> bool {
-    reply.result.as_ref().is_ok_and(Finding::has_passed)
 }
 
 /// The socket unit by which systemd starts the probe's daemon, if one is active.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::seconds,
-    probe::{Finding, Outcome, OwnProbe},
+    probe::{Outcome, OwnProbe},
     reason::ReasonCode,
     report::ProbeResult,
 };
@@ -28,7 +28,7 @@ impl Streak {
     /// Takes another reply. One that tells nothing of the node changes nothing.
     pub(super) fn note(&mut self, own: &OwnProbe, reply: &ProbeReply) {
         let has_passed = match &reply.result {
-            Ok(finding) => Finding::has_passed(finding),
+            Ok(_) => reply.has_passed(),
             Err(QueryError::Node(_)) => false,
             Err(QueryError::Unknown(_) | QueryError::Ended(_)) => return,
         };

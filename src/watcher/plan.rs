@@ -11,7 +11,8 @@ use super::{
     own_probe::Streak,
     probe_set::SetId,
     schedule::{SLOW_BOOT, earlier},
-    state::{Answer, Command, Demand, NodeState, units_of},
+    session::ProbeReply,
+    state::{Answer, Command, Demand, NodeState, Turn, units_of},
 };
 use crate::{probe::Probe, unit::UnitQuestion};
 
@@ -73,11 +74,38 @@ impl NodeState {
         for probe in needs.probes {
             if let Some(again) = self.again_at(&probe).filter(|again| *again > now) {
                 wake = earlier(wake, Some(again));
+            } else if self.must_take_turns(&probe) {
+                commands.extend(self.await_turn(&probe));
             } else if !self.must_queue() {
                 commands.extend(self.start_probe(&probe, now));
             }
         }
         Plan { commands, wake }
+    }
+
+    /// Whether a command would be run by routine, and its turn has not come.
+    fn must_take_turns(&mut self, probe: &Probe) -> bool {
+        let Some(answer) = self.answers.get_mut(&probe.key()) else {
+            return false;
+        };
+        let is_routine = probe.is_command() && answer.cached.is_due_by_routine();
+        let must = is_routine && answer.turn != Turn::Come && !answer.cached.is_in_flight();
+        if !must {
+            answer.turn = Turn::NotAsked;
+        }
+        must
+    }
+
+    /// Awaits the turn of a probe, unless that is awaited.
+    fn await_turn(&mut self, probe: &Probe) -> Option<Command> {
+        let key = probe.key();
+        let answer = self.answers.get_mut(&key)?;
+        if answer.turn == Turn::Awaited {
+            return None;
+        }
+        answer.turn = Turn::Awaited;
+        let passes = answer.cached.value().is_some_and(ProbeReply::has_passed);
+        Some(Command::AwaitTurn(key, passes))
     }
 
     fn refresh_subject(&mut self, subject: &Subject, needs: &mut Needs) {
@@ -182,6 +210,7 @@ impl NodeState {
             query: 0,
             cached: Cached::new(now),
             streak: Streak::default(),
+            turn: Turn::default(),
         });
         if answer.cached.is_in_flight() {
             return None;

@@ -35,6 +35,8 @@ pub(super) struct Queries {
     inspection: Option<Query>,
     systemd: Option<Query>,
     probes: FuturesUnordered<Query>,
+    /// The turns that are awaited.
+    turns: FuturesUnordered<Query>,
     /// What is awaited that would change a reply, one for each probe.
     watches: Vec<(ProbeKey, Query)>,
 }
@@ -55,6 +57,7 @@ impl Queries {
             inspection: None,
             systemd: None,
             probes: FuturesUnordered::new(),
+            turns: FuturesUnordered::new(),
             watches: Vec::new(),
         }
     }
@@ -68,6 +71,7 @@ impl Queries {
             input = next(&mut self.inspection) => input,
             input = next(&mut self.systemd) => input,
             Some(input) = self.probes.next(), if !self.probes.is_empty() => input,
+            Some(input) = self.turns.next(), if !self.turns.is_empty() => input,
             input = first(&mut self.watches) => input,
         }
     }
@@ -83,6 +87,7 @@ impl Queries {
         self.session = None;
         self.systemd = None;
         self.probes = FuturesUnordered::new();
+        self.turns = FuturesUnordered::new();
         self.watches.clear();
     }
 
@@ -91,6 +96,7 @@ impl Queries {
         self.inspection = None;
         self.systemd = None;
         self.probes = FuturesUnordered::new();
+        self.turns = FuturesUnordered::new();
         self.watches.clear();
     }
 
@@ -138,6 +144,17 @@ impl Queries {
             let by = now + QUERY_LIMIT;
             let reply = session.probe(&probe, unit.as_ref(), demand, by).await;
             Input::Probe(probe.key(), query, reply)
+        }));
+    }
+
+    /// Awaits the turn of a probe's own query among those of all nodes.
+    pub(super) fn await_turn(&mut self, key: ProbeKey, passes: bool) {
+        let context = Arc::clone(&self.context);
+        self.turns.push(Box::pin(async move {
+            let environment = &context.environment;
+            let turn = context.turns.next(passes, environment.now());
+            environment.sleep_until(turn).await;
+            Input::Turn(key)
         }));
     }
 

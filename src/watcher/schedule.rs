@@ -1,7 +1,10 @@
 //! When things are asked, and for how long replies stand: every constant of time in the watcher, each
 //! with its reason.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -116,6 +119,36 @@ impl Pace {
     }
 }
 
+/// How often commands are run by routine in the nodes of all waits together: those that have passed, and those
+/// that have not. Each takes some tens of milliseconds of the engine's machine and of a controller's. How many may
+/// be run at once.
+const ROUTINE_PASSED: Duration = Duration::from_millis(200);
+const ROUTINE_FAILED: Duration = Duration::from_millis(50);
+const ROUTINE_BURST: u32 = 8;
+
+/// The turns of commands that are run by routine, without which a hundred workers that ask their controller twice a
+/// second keep a machine busy.
+pub(crate) struct Turns(Mutex<[Instant; 2]>);
+
+impl Turns {
+    pub(super) fn new(now: Instant) -> Self {
+        Self(Mutex::new([now; 2]))
+    }
+
+    /// When the next command may be run that has passed, or has not.
+    pub(super) fn next(&self, passed: bool, now: Instant) -> Instant {
+        let step = if passed {
+            ROUTINE_PASSED
+        } else {
+            ROUTINE_FAILED
+        };
+        let mut full = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = &mut full[usize::from(passed)];
+        *full = (*full).max(now) + step;
+        (*full - step * ROUTINE_BURST).max(now)
+    }
+}
+
 pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -182,5 +215,21 @@ mod tests {
     fn what_counts_as_fresh_grows_with_what_a_query_takes() {
         assert_eq!(fresh(10 * MS), FRESH);
         assert_eq!(fresh(1500 * MS), 4500 * MS);
+    }
+
+    #[test]
+    fn commands_of_many_nodes_take_turns() {
+        let zero = Instant::now();
+        let turns = Turns::new(zero);
+        let next = |passed| turns.next(passed, zero) - zero;
+        let passed: Vec<_> = (0..10).map(|_| next(true)).collect();
+        assert!(passed[..8].iter().all(Duration::is_zero));
+        assert_eq!(passed[8..], [200 * MS, 400 * MS]);
+        // Those that have not passed are not held up by those that have.
+        assert_eq!(next(false), Duration::ZERO);
+        // What was not used adds up to a burst, and no more.
+        let later = zero + 60_000 * MS;
+        let free = (0..9).map(|_| turns.next(true, later) - later);
+        assert_eq!(free.filter(Duration::is_zero).count(), 8);
     }
 }

@@ -75,6 +75,12 @@ pub(super) struct ProbeReply {
     pub(super) watch: Watch,
 }
 
+impl ProbeReply {
+    pub(super) fn has_passed(&self) -> bool {
+        self.result.as_ref().is_ok_and(Finding::has_passed)
+    }
+}
+
 /// Why there is no reply.
 #[derive(Debug, Clone)]
 pub(super) enum QueryError {

@@ -63,6 +63,8 @@ pub(super) enum Input {
     Probe(ProbeKey, u64, ProbeReply),
     /// Something has happened that may have changed the reply to a probe's own query of that number.
     Changed(ProbeKey, u64),
+    /// It is the turn of a probe's own query that is run by routine.
+    Turn(ProbeKey),
     /// A status was published that says something new.
     News,
     /// Nobody wants anything any more.
@@ -94,6 +96,8 @@ pub(super) enum Command {
     QuerySystemd(UnitQuestion),
     /// Run a probe's own query, which has that number; with the unit behind it, if there is one.
     QueryProbe(Probe, u64, Option<Unit>, Demand),
+    /// Await the turn of a probe's own query that is run by routine; whether it has passed, says how soon.
+    AwaitTurn(ProbeKey, bool),
     /// Await what would change the reply to a probe's own query of that number.
     Watch(ProbeKey, u64, Watch, Pacing),
 }
@@ -136,6 +140,7 @@ impl fmt::Display for Input {
                 write!(f, "{key}: {result:?} (via {}) after {took:?}", reply.via)
             }
             Self::Changed(key, _) => write!(f, "{key} may have changed"),
+            Self::Turn(key) => write!(f, "it is the turn of {key}"),
             Self::News => f.write_str("news"),
             Self::Idle => f.write_str("no client is left"),
         }
@@ -154,6 +159,7 @@ impl fmt::Display for Command {
                 write!(f, "query systemd: {}", question.units.join(", "))
             }
             Self::QueryProbe(probe, ..) => write!(f, "query {}: {}", probe.name(), probe.asks()),
+            Self::AwaitTurn(key, _) => write!(f, "await the turn of {key}"),
             Self::Watch(key, _, watch, _) => write!(f, "await what changes {key}: {watch:?}"),
         }
     }
@@ -178,6 +184,16 @@ pub(super) struct Answer {
     pub(super) cached: Cached<ProbeReply>,
     /// How often in a row it has passed or failed.
     pub(super) streak: Streak,
+    pub(super) turn: Turn,
+}
+
+/// Whether a command may be run by routine: all nodes together run only so many in a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Turn {
+    #[default]
+    NotAsked,
+    Awaited,
+    Come,
 }
 
 /// The container that was seen last, and since when it has been that run.

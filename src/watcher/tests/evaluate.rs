@@ -169,6 +169,8 @@ fn what_is_in_doubt_has_not_passed_and_keeps_since_when_it_did() {
 fn a_passed_reply_stands_until_the_next_one_comes() {
     let mut core = Core::passed(only("registered"));
     core.at(2_000);
+    core.turn();
+    core.handle(Input::Turn(probe("registered").key()));
     let turn = core.turn();
     let (registered, query) = turn.probe_query();
     core.at(15_000);
@@ -458,4 +460,27 @@ fn a_daemon_that_passes_without_its_unit_does_so_only_if_the_unit_is_still_down(
     core.systemd(with_slurmd("active", 2));
     let turn = core.turn();
     assert_ne!(turn.progress(), Progress::Passed);
+}
+
+#[test]
+fn a_command_that_is_run_by_routine_waits_for_its_turn_and_one_that_is_wanted_does_not() {
+    let mut core = Core::passed(only("registered"));
+    let waits = ["await the turn of registered"];
+    assert_eq!(core.at(2_000).turn().said(), waits);
+    let none: [&str; 0] = [];
+    assert_eq!(core.at(2_100).turn().said(), none);
+    core.handle(Input::Turn(probe("registered").key()));
+    let (registered, query) = core.turn().probe_query();
+    core.answered(&registered, query, Finding::passed());
+    core.turn();
+    // Somebody wants it anew while its turn has not come.
+    assert_eq!(core.at(4_000).turn().said(), waits);
+    core.inbox(Pending {
+        refresh: true,
+        ..Pending::default()
+    });
+    let turn = core.turn();
+    let said = turn.said();
+    let asked = "query registered: scontrol show node".to_owned();
+    assert!(said.contains(&asked), "{said:?}");
 }

@@ -156,6 +156,7 @@ impl Play {
                 Command::StartSession(_)
                 | Command::RenewLink
                 | Command::DistrustEvents
+                | Command::AwaitTurn(..)
                 | Command::Watch(..) => {}
             }
         }
