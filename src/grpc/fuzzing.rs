@@ -14,9 +14,9 @@ pub fn requests(bytes: &[u8]) {
     };
     let refused = match which % 3 {
         0 => pb::SnapshotRequest::decode(request).map(|it| validate::snapshot(&it).err()),
-        1 => pb::CheckRequest::decode(request).map(|it| validate::check(&it).err()),
+        1 => pb::CheckRequest::decode(request).map(|it| validate::check(&it, &[]).err()),
         _ => pb::WaitReadyRequest::decode(request)
-            .map(|it| validate::wait(&it, Duration::from_secs(600)).err()),
+            .map(|it| validate::wait(&it, Duration::from_secs(600), &[]).err()),
     };
     if let Ok(Some(violations)) = refused {
         assert!(!violations.is_empty());
