@@ -69,6 +69,9 @@ impl WaitJob {
         let can_run =
             |place: &usize| matches!(role(place), Some(Role::Controller | Role::Submitter));
         let stays = self.runner.filter(can_run);
+        if stays.is_none() && self.runner.take().is_some() {
+            self.running = None;
+        }
         if stays.is_some() && (self.running.is_some() || self.has_run) {
             return;
         }
@@ -111,7 +114,16 @@ impl WaitJob {
             let mut reports = node.newest.probes.iter();
             reports.find_map(|report| report.evidence.slurm_node.as_deref().cloned())
         };
+        let all = workers.clone().count();
         let workers: Vec<_> = workers.filter_map(of_slurm).collect();
+        if workers.len() < all {
+            self.refuse(
+                nodes,
+                "a worker has no name of Slurm's that a command can take",
+                now,
+            );
+            return;
+        }
         if workers.is_empty() {
             self.refuse(
                 nodes,
@@ -147,7 +159,6 @@ impl WaitJob {
         self.again = Some(now + AGAIN);
         if let Some(place) = self.runner.or(first) {
             let result = ProbeResult::Looked(Job::failed(why));
-            self.runner = Some(place);
             nodes.set_job(place, Some(self.report(result)));
         }
     }
@@ -173,7 +184,7 @@ impl WaitJob {
             nodes.set_job(place, Some(report));
         }
         if self.has_run {
-            nodes.set_has_run();
+            nodes.set_has_run(now);
         }
     }
 

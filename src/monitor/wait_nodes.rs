@@ -47,6 +47,8 @@ pub(super) struct WaitNodes {
     pub(super) level: Option<Level>,
     /// Whether the wait's job has succeeded.
     pub(super) has_run: bool,
+    /// Only what is seen from then on makes the nodes ready.
+    not_before: Option<Instant>,
     /// Whether nobody waits for an end. Then a run that is over is none, either.
     is_endless: bool,
     started: Instant,
@@ -85,6 +87,7 @@ impl WaitNodes {
             stable_for: request.stable_for,
             level: request.probes.is_empty().then_some(request.level),
             has_run: false,
+            not_before: None,
             is_endless: false,
             started,
             passing: BTreeSet::new(),
@@ -152,8 +155,10 @@ impl WaitNodes {
     }
 
     /// The wait's job has succeeded, and every node has come as far.
-    pub(super) fn set_has_run(&mut self) {
+    /// What was seen before the job ended does not count.
+    pub(super) fn set_has_run(&mut self, now: Instant) {
         self.has_run = true;
+        self.not_before = Some(now);
         self.untold.extend(self.nodes.keys());
     }
 
@@ -337,7 +342,7 @@ impl WaitNodes {
             return None;
         }
         let (latest, _) = self.passing.last()?;
-        Some(after(*latest, self.stable_for))
+        Some(after(*latest, self.stable_for)).max(self.not_before)
     }
 
     /// Whether every node is ready at this instant: each has been seen to pass at the moment from

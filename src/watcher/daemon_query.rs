@@ -1,6 +1,6 @@
 //! The query of a daemon: whether its process runs, whether it listens, and what it answers.
 
-use std::{net::SocketAddr, sync::PoisonError, time::Duration};
+use std::{net::SocketAddr, sync::PoisonError};
 
 use tokio::time::Instant;
 
@@ -19,19 +19,6 @@ use crate::{
     reason::ReasonCode,
     unit::Unit,
 };
-
-/// For how long what a daemon has answered will do where it is asked for only because it is time.
-const ANSWERED: Duration = Duration::from_secs(5);
-
-/// What there is to know of a daemon's query beside its reply.
-pub(super) struct Aside {
-    /// What is awaited that would change it.
-    pub(super) watch: Watch,
-    /// When the oldest of it was asked for.
-    pub(super) asked: Instant,
-    /// Whether it was asked for only because it was time.
-    pub(super) is_routine: bool,
-}
 
 impl NodeSession {
     /// Asks a daemon whose unit is down, if one runs all the same: a command that asks a daemon that does
@@ -70,11 +57,11 @@ impl NodeSession {
         daemon: &Daemon,
         rpc: Option<Rpc>,
         unless: Option<&Ask>,
-        aside: &mut Aside,
+        watch: &mut Watch,
         by: Instant,
     ) -> Reply<Finding> {
         self.link.expect_no_systemd();
-        let found = self.daemon(daemon, rpc, None, aside, by).await;
+        let found = self.daemon(daemon, rpc, None, watch, by).await;
         let is_missing = |finding: &Finding| {
             matches!(&finding.judgement, Judgement::Clear(outcome)
                 if outcome.code() == Some(ReasonCode::ProcessMissing))
@@ -94,7 +81,7 @@ impl NodeSession {
         let setting = self.judged(unless, None, by).await;
         match &setting.result {
             Ok(finding) if finding.has_passed() => {
-                aside.watch = Watch::Nothing;
+                *watch = Watch::Nothing;
                 setting
             }
             Ok(_) | Err(LinkError::Node(_)) => {
@@ -110,7 +97,7 @@ impl NodeSession {
         &self,
         process: &'static str,
         ask: &Ask,
-        aside: &mut Aside,
+        watch: &mut Watch,
         by: Instant,
     ) -> Reply<Finding> {
         self.link.expect_no_systemd();
@@ -125,12 +112,12 @@ impl NodeSession {
                 let start = format!("process {pid}");
                 let answered = self.answer_of(ask, None, start, by).await;
                 if answered.result.as_ref().is_ok_and(Finding::has_passed) {
-                    aside.watch = Watch::End(pid);
+                    *watch = Watch::End(pid);
                 }
                 answered
             }
             Ok(None) => {
-                aside.watch = Watch::for_start(&self.link, &[process]);
+                *watch = Watch::for_start(&self.link, &[process]);
                 let why = format!("no process of {process} runs");
                 let result = Ok(Finding::failed(ReasonCode::ProcessMissing, why));
                 Reply { via, result }
@@ -149,7 +136,7 @@ impl NodeSession {
         daemon: &Daemon,
         rpc: Option<Rpc>,
         unit: Option<&Unit>,
-        aside: &mut Aside,
+        watch: &mut Watch,
         by: Instant,
     ) -> Reply<Finding> {
         let active = unit.filter(|unit| unit.is_active() && unit.main_pid > 0);
@@ -167,7 +154,7 @@ impl NodeSession {
             socket,
             process,
         } = daemon.judge(unit, &processes);
-        aside.watch = match process {
+        *watch = match process {
             // systemd signals the end of a unit's process.
             _ if unit.is_some() => Watch::Nothing,
             Some(pid) => Watch::End(pid),
@@ -193,21 +180,10 @@ impl NodeSession {
         match (answer, rpc) {
             (Some(answer), _) if !answer.result.as_ref().is_ok_and(Finding::has_passed) => answer,
             (None, Some(rpc)) => {
-                let known = self.answered(daemon.name(), &start);
-                if let Some(asked) = known.filter(|_| aside.is_routine) {
-                    aside.asked = aside.asked.min(asked);
-                    return listens;
-                }
-                let asked = self.now();
                 let Reply { via, result } =
                     self.rpc(daemon.name(), rpc, &socket, pid, unit, by).await;
                 match result {
-                    Ok(finding) if finding.has_passed() => {
-                        let mut answered =
-                            self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-                        answered.insert(daemon.name(), (start, asked));
-                        listens
-                    }
+                    Ok(finding) if finding.has_passed() => listens,
                     result => Reply { via, result },
                 }
             }
@@ -245,13 +221,6 @@ impl NodeSession {
             }
             Understood::Perhaps => None,
         }
-    }
-
-    /// When that start of a daemon was asked for what it has answered, if that was not long ago.
-    fn answered(&self, daemon: &'static str, start: &str) -> Option<Instant> {
-        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        let (of, asked) = answered.get(daemon)?;
-        (of == start && self.now() < *asked + ANSWERED).then_some(*asked)
     }
 
     /// Asks a process that listens to answer in its own protocol.

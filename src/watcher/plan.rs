@@ -182,11 +182,7 @@ impl NodeState {
         let known = known.filter(|answer| answer.cached.value().is_some());
         let newer_than = known.map(|answer| answer.cached.span().asked);
         let query = self.start_query(probe, now)?;
-        let started = self.answers.get(&probe.key());
-        let demand = Demand {
-            newer_than,
-            is_routine: started.is_some_and(|answer| answer.cached.is_routine()),
-        };
+        let demand = Demand { newer_than };
         let unit = self.unit_of(probe).cloned();
         let probe = probe.clone();
         Some(Command::QueryProbe(probe, query, unit, demand))

@@ -12,7 +12,6 @@ use futures_util::{
 use tokio::time::Instant;
 
 use super::{
-    daemon_query::Aside,
     schedule::CONFIGURATION,
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
@@ -48,11 +47,7 @@ impl NodeSession {
         let start = self.now();
         let own = probe.own();
         let by = own.map_or(by, |own| by.min(start + own.timeout));
-        let mut aside = Aside {
-            watch: Watch::Nothing,
-            asked: start,
-            is_routine: demand.is_routine,
-        };
+        let mut watch = Watch::Nothing;
         // One allocation, in place of room for every kind of query in each of them.
         let asking: BoxFuture<'_, Reply<Finding>> = match probe.kind() {
             ProbeKind::Custom(custom) => {
@@ -66,7 +61,7 @@ impl NodeSession {
             }
             ProbeKind::Builtin(method) => match method {
                 Method::Daemon(daemon) => {
-                    Box::pin(self.daemon(daemon, probe.rpc(), unit, &mut aside, by))
+                    Box::pin(self.daemon(daemon, probe.rpc(), unit, &mut watch, by))
                 }
                 Method::UnitAndAnswer(_, ask) if unit.is_some_and(Unit::is_at_rest) => {
                     Box::pin(self.started_by_hand(probe, ask, unit, by))
@@ -81,10 +76,10 @@ impl NodeSession {
                     None => Box::pin(self.answer(ask, unit, by)),
                 },
                 Method::Process(daemon, unless) => {
-                    Box::pin(self.process(daemon, probe.rpc(), unless.as_ref(), &mut aside, by))
+                    Box::pin(self.process(daemon, probe.rpc(), unless.as_ref(), &mut watch, by))
                 }
                 Method::ProcessAndAnswer(process, ask) => {
-                    Box::pin(self.process_and_answer(process, ask, &mut aside, by))
+                    Box::pin(self.process_and_answer(process, ask, &mut watch, by))
                 }
                 Method::Container
                 | Method::Healthcheck
@@ -102,12 +97,12 @@ impl NodeSession {
         ProbeReply {
             via,
             result,
-            span: Span::new(aside.asked, self.now()),
+            span: Span::new(start, self.now()),
             again: match own {
                 Some(own) if !own.interval.is_zero() => Some(start + own.interval),
                 _ => (is_setting && has_answered).then(|| self.now() + CONFIGURATION),
             },
-            watch: aside.watch,
+            watch,
         }
     }
 

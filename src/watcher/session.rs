@@ -45,8 +45,6 @@ pub(crate) struct NodeSession {
     pub(super) link: Lease,
     /// When no setting was found to say that the node does without a daemon, by the daemon's name.
     pub(super) no_setting: Mutex<HashMap<&'static str, Instant>>,
-    /// Which start of a daemon has answered in its own protocol, and when it was asked, by its name.
-    pub(super) answered: Mutex<HashMap<&'static str, (String, Instant)>>,
 }
 
 /// What systemd said.
@@ -123,7 +121,6 @@ impl NodeSession {
             node,
             container,
             no_setting: Mutex::default(),
-            answered: Mutex::default(),
         }
     }
 

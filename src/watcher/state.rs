@@ -76,9 +76,6 @@ pub(super) enum Input {
 pub(super) struct Demand {
     /// What was asked for no later than this is known.
     pub(super) newer_than: Option<Instant>,
-    /// Whether it is asked for only because it is time: then what was answered a moment ago will do, and the
-    /// reply says when that was.
-    pub(super) is_routine: bool,
 }
 
 /// Something that a node's actor has to do.
