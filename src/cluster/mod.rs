@@ -72,9 +72,9 @@ impl NodeSelector {
 impl<'a> Discovery<'a> {
     pub(crate) fn of(context: &'a Context) -> Self {
         Self {
-            labels: &context.labels,
-            visibility: &context.visibility,
-            profile: context.profile,
+            labels: &context.settings.labels,
+            visibility: &context.settings.visibility,
+            profile: context.settings.profile,
         }
     }
 

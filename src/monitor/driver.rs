@@ -86,7 +86,12 @@ struct Follower {
 impl Follower {
     fn follow(&self, node: &NodeName, part: Part) -> WaitNode {
         let probes = if self.probes.is_empty() {
-            ProbeSet::of_level(part, self.level, &self.watchers.context().own, Mode::Wait)
+            ProbeSet::of_level(
+                part,
+                self.level,
+                &self.watchers.context().settings.own,
+                Mode::Wait,
+            )
         } else {
             ProbeSet::wait(part, self.probes.clone())
         };

@@ -76,7 +76,12 @@ impl Monitor {
     async fn look(&self, caller: &Caller, node: &ListedNode, level: Level) -> NodeReport {
         let environment = &self.context.environment;
         let name = &node.name;
-        let set = ProbeSet::of_level(Part::default(), level, &self.context.own, Mode::Check);
+        let set = ProbeSet::of_level(
+            Part::default(),
+            level,
+            &self.context.settings.own,
+            Mode::Check,
+        );
         let by = after(environment.now(), CHECK_LIMIT);
         let looked = async {
             let (container, span) = self.container(caller, name, by).await?;
@@ -97,7 +102,7 @@ impl Monitor {
         };
         let kind = NodeKind {
             role: node.role,
-            profile: node.profile.unwrap_or(self.context.profile),
+            profile: node.profile.unwrap_or(self.context.settings.profile),
         };
         self.report_of(node, level, unreached(&set, kind, container))
     }

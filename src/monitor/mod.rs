@@ -215,13 +215,13 @@ impl Monitor {
     /// operator's own.
     pub fn probes(&self) -> impl Iterator<Item = Probe> {
         let builtin = Probe::names().filter_map(Probe::named);
-        builtin.chain(self.context.own.iter().cloned())
+        builtin.chain(self.context.settings.own.iter().cloned())
     }
 
     /// Returns the operator's own probes.
     #[must_use]
     pub fn own_probes(&self) -> &[Probe] {
-        &self.context.own
+        &self.context.settings.own
     }
 
     /// Returns how many nodes would be followed if these were, too. A node is followed while a wait

@@ -71,19 +71,20 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The question that runs the job. Its command gets the arguments of a daemon's commands before its own.
-    pub(crate) fn question(&self, daemons: Vec<String>) -> Question {
+    /// The question that runs the job.
+    pub(crate) fn question(&self) -> Question {
         let Self { name, workers } = self;
         let mut common = workers.iter().map(|worker| worker.partitions.clone());
         let first = common.next().unwrap_or_default();
         // A job goes to the partition of those that can start it first.
         let common = common.fold(first, |all, own| &all & &own);
         let names: Vec<_> = workers.iter().map(|worker| &worker.name[..]).collect();
-        let mut arguments = daemons;
-        arguments.push(name.clone());
-        arguments.push(names.join(","));
-        arguments.push(workers.len().to_string());
-        arguments.push(common.into_iter().collect::<Vec<_>>().join(","));
+        let arguments = vec![
+            name.clone(),
+            names.join(","),
+            workers.len().to_string(),
+            common.into_iter().collect::<Vec<_>>().join(","),
+        ];
         Question::Command(CommandQuestion {
             argv: &["sh", "-c", SCRIPT, "sh"],
             arguments,
@@ -137,10 +138,10 @@ mod tests {
             name: "readyd-1".to_owned(),
             workers: workers.to_vec(),
         };
-        let Question::Command(command) = job.question(vec![String::new(); 4]) else {
+        let Question::Command(command) = job.question() else {
             panic!("a job is a command");
         };
-        command.arguments[4..].to_vec()
+        command.arguments
     }
 
     #[test]

@@ -48,9 +48,9 @@ impl NodeActor {
         let environment = &context.environment;
         let state = NodeState::new(
             node.clone(),
-            context.labels.clone(),
-            context.journal,
-            context.profile,
+            context.settings.labels.clone(),
+            context.settings.journal,
+            context.settings.profile,
             environment.seed(),
             environment.now(),
         );
@@ -161,8 +161,9 @@ impl NodeActor {
             Command::DistrustEvents => self.events.distrust(),
             Command::Inspect => self.queries.inspect(now),
             Command::QuerySystemd(question) => self.queries.query_systemd(question, now),
-            Command::QueryProbe(probe, query, unit, demand) => {
-                self.queries.query_probe(probe, query, unit, demand, now);
+            Command::QueryProbe(probe, query, unit, newer_than) => {
+                self.queries
+                    .query_probe(probe, query, unit, newer_than, now);
             }
             Command::AwaitTurn(key, passes) => self.queries.await_turn(key, passes),
             Command::Watch(key, query, watch, pacing) => {

@@ -64,14 +64,7 @@ pub(crate) struct Context {
     pub(super) turns: Turns,
     pub(crate) links: Links,
     pub(crate) environment: Environment,
-    pub(crate) labels: LabelKeys,
-    pub(crate) visibility: Visibility,
-    /// Whether the journals of failed units are read.
-    pub(crate) journal: bool,
-    /// The profile of nodes whose labels and clients name none.
-    pub(crate) profile: Profile,
-    /// The probes of the operator's own.
-    pub(crate) own: Arc<[Probe]>,
+    pub(crate) settings: Settings,
     /// What containers wrote to their logs before they ended.
     last_words: LastWords,
 }
@@ -83,24 +76,13 @@ impl Context {
         environment: Environment,
         settings: Settings,
     ) -> Self {
-        let Settings {
-            labels,
-            visibility,
-            journal,
-            profile,
-            own,
-        } = settings;
         Self {
             engine,
             calls: FairBudget::new(ENGINE_CALLS),
             turns: Turns::new(environment.now()),
             links,
             environment,
-            labels,
-            visibility,
-            journal,
-            profile,
-            own,
+            settings,
             last_words: LastWords::default(),
         }
     }
@@ -126,11 +108,14 @@ impl Context {
         let mut found = self.engine.inspect(node.as_str(), by).await;
         let visible = |container: &Container| {
             node.names(&container.id.0, &container.name)
-                && self.visibility.allows(&caller.identity, &container.labels)
+                && self
+                    .settings
+                    .visibility
+                    .allows(&caller.identity, &container.labels)
         };
         found = found.map(|found| found.filter(visible));
         if let Ok(Some(container)) = &mut found
-            && self.journal
+            && self.settings.journal
             && matches!(container.state, State::Exited { .. } | State::Dead)
         {
             let by = by.min(self.environment.now() + LAST_WORDS);

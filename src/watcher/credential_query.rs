@@ -9,7 +9,6 @@ use super::{
     session::NodeSession,
 };
 use crate::{
-    container::State,
     node::NodeName,
     probe::credential::{self, Diagnosis},
     question::{Answer, Question},
@@ -37,10 +36,9 @@ async fn answer(
     question: &Question,
     by: Instant,
 ) -> Option<Answer> {
-    let (_, found) = context.container(caller, &node, by).await;
-    let container = found.ok()?;
-    let container = container.filter(|container| container.state == State::Running)?;
-    let session = NodeSession::new(Arc::clone(context), caller.clone(), node, container);
+    let session = NodeSession::of_running(context, caller, node, by)
+        .await
+        .ok()?;
     let asking = session.link.ask(question, session.reply_by(by));
     let (_, answered) = session.guarded(asking, by).await;
     answered.ok()

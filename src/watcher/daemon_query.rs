@@ -233,7 +233,7 @@ impl NodeSession {
         unit: Option<&Unit>,
         by: Instant,
     ) -> Reply<Finding> {
-        let mut question = rpc.question(socket, pid);
+        let question = rpc.question(socket, pid);
         if let Some(why) = self.shared_network(&question) {
             let result = Ok(why.into());
             return Reply {
@@ -241,18 +241,8 @@ impl NodeSession {
                 result,
             };
         }
-        if let Question::Command(command) = &mut question
-            && rpc == Rpc::Status
-        {
-            match self.arguments(daemon, unit, by).await {
-                Ok(arguments) => command.arguments = arguments,
-                Err(Reply { via, result }) => {
-                    let result = result.map(|never| match never {});
-                    return Reply { via, result };
-                }
-            }
-        }
-        let Reply { via, result } = self.link.ask(&question, self.reply_by(by)).await;
+        let asks_as = (rpc == Rpc::Status).then_some(daemon);
+        let Reply { via, result } = self.ask_as(asks_as, question, unit, by).await;
         let judge = |answer: Answer| {
             let mut finding = rpc.judge(daemon, pid, &answer);
             finding.evidence.is_up = !finding.has_passed();

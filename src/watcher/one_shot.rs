@@ -14,7 +14,7 @@ use super::{
     report_builder::{EvaluatedProbe, ReportBuilder},
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
-    state::{Demand, Input, NodeState, units_of},
+    state::{Input, NodeState, units_of},
 };
 use crate::{
     container::{Container, State},
@@ -58,9 +58,9 @@ impl OneShot {
         let now = context.environment.now();
         let mut state = NodeState::new(
             node.clone(),
-            context.labels.clone(),
-            context.journal,
-            context.profile,
+            context.settings.labels.clone(),
+            context.settings.journal,
+            context.settings.profile,
             context.environment.seed(),
             now,
         );
@@ -87,7 +87,7 @@ impl OneShot {
         let question = UnitQuestion {
             units,
             proofs: proofs.copied().collect(),
-            journal: context.journal,
+            journal: context.settings.journal,
             jobs: true,
         };
         let early = (set.mode == Mode::Snapshot).then(|| known.into_iter().next());
@@ -183,10 +183,7 @@ impl OneShot {
         }
         tracing::debug!(probe = probe.name(), asks = probe.asks(), "query");
         let unit = self.state.unit_of(probe).cloned();
-        let reply = self
-            .session
-            .probe(probe, unit.as_ref(), Demand::default(), by)
-            .await;
+        let reply = self.session.probe(probe, unit.as_ref(), None, by).await;
         self.take(probe, reply);
     }
 

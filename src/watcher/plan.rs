@@ -12,7 +12,7 @@ use super::{
     probe_set::SetId,
     schedule::{SLOW_BOOT, earlier},
     session::ProbeReply,
-    state::{Answer, Command, Demand, NodeState, Turn, units_of},
+    state::{Answer, Command, NodeState, Turn, units_of},
 };
 use crate::{probe::Probe, unit::UnitQuestion};
 
@@ -182,10 +182,9 @@ impl NodeState {
         let known = known.filter(|answer| answer.cached.value().is_some());
         let newer_than = known.map(|answer| answer.cached.span().asked);
         let query = self.start_query(probe, now)?;
-        let demand = Demand { newer_than };
         let unit = self.unit_of(probe).cloned();
         let probe = probe.clone();
-        Some(Command::QueryProbe(probe, query, unit, demand))
+        Some(Command::QueryProbe(probe, query, unit, newer_than))
     }
 
     /// When a probe's own query may be run again; `None` if at any time. The daemon of another start has

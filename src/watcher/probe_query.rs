@@ -15,7 +15,6 @@ use super::{
     schedule::CONFIGURATION,
     session::{ENGINE, NodeSession, ProbeReply, QueryError},
     span::Span,
-    state::Demand,
     watch::Watch,
 };
 use crate::{
@@ -31,18 +30,19 @@ use crate::{
 
 impl NodeSession {
     /// Runs a probe's own query: its question, or the shortcut that stands in for it, or the custom
-    /// check. The unit is the one behind the question, if there is one.
+    /// check. The unit is the one behind the question, if there is one. Where the question must not be
+    /// asked often, what was answered to somebody else counts if it was asked later than `newer_than`.
     pub(super) async fn probe(
         &self,
         probe: &Probe,
         unit: Option<&Unit>,
-        demand: Demand,
+        newer_than: Option<Instant>,
         by: Instant,
     ) -> ProbeReply {
         if let Some((ask, port)) = probe.sparing()
             && self.shared_network(&ask.question).is_none()
         {
-            return self.greeting(ask, port, unit, demand.newer_than, by).await;
+            return self.greeting(ask, port, unit, newer_than, by).await;
         }
         let start = self.now();
         let own = probe.own();
@@ -255,17 +255,8 @@ impl NodeSession {
         unit: Option<&Unit>,
         by: Instant,
     ) -> Reply<Finding> {
-        let mut question = ask.question.clone();
-        if let (Question::Command(command), Some(process)) = (&mut question, ask.as_daemon) {
-            match self.arguments(process, unit, by).await {
-                Ok(arguments) => command.arguments = arguments,
-                Err(Reply { via, result }) => {
-                    let result = result.map(|never| match never {});
-                    return Reply { via, result };
-                }
-            }
-        }
-        let Reply { via, result } = self.link.ask(&question, self.reply_by(by)).await;
+        let question = ask.question.clone();
+        let Reply { via, result } = self.ask_as(ask.as_daemon, question, unit, by).await;
         let judge = |answer: Answer| (ask.judge)(&answer);
         Reply {
             via,
@@ -273,9 +264,29 @@ impl NodeSession {
         }
     }
 
+    /// Asks a question; a command gets the arguments of that daemon's commands before its own.
+    pub(super) async fn ask_as(
+        &self,
+        daemon: Option<&'static str>,
+        mut question: Question,
+        unit: Option<&Unit>,
+        by: Instant,
+    ) -> Reply<Answer> {
+        if let (Question::Command(command), Some(daemon)) = (&mut question, daemon) {
+            match self.arguments(daemon, unit, by).await {
+                Ok(arguments) => drop(command.arguments.splice(0..0, arguments)),
+                Err(Reply { via, result }) => {
+                    let result = result.map(|never| match never {});
+                    return Reply { via, result };
+                }
+            }
+        }
+        self.link.ask(&question, self.reply_by(by)).await
+    }
+
     /// What a command of Slurm has to be told to ask as that daemon of the node would. It stays the same for
     /// as long as the daemon's unit keeps its main process.
-    pub(super) async fn arguments(
+    async fn arguments(
         &self,
         process: &'static str,
         unit: Option<&Unit>,

@@ -10,7 +10,7 @@ use super::{
     schedule::QUERY_LIMIT,
     session::NodeSession,
     span::Span,
-    state::{Demand, Input, Pacing},
+    state::{Input, Pacing},
     watch::Watch,
 };
 use crate::{
@@ -132,7 +132,7 @@ impl Queries {
         probe: Probe,
         query: u64,
         unit: Option<Unit>,
-        demand: Demand,
+        newer_than: Option<Instant>,
         now: Instant,
     ) {
         let Some(session) = self.session.clone() else {
@@ -142,7 +142,7 @@ impl Queries {
         self.watches.retain(|(key, _)| *key != probe.key());
         self.probes.push(Box::pin(async move {
             let by = now + QUERY_LIMIT;
-            let reply = session.probe(&probe, unit.as_ref(), demand, by).await;
+            let reply = session.probe(&probe, unit.as_ref(), newer_than, by).await;
             Input::Probe(probe.key(), query, reply)
         }));
     }

@@ -20,7 +20,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    container::Container,
+    container::{Container, State},
     engine::{CALL_LIMIT, EngineError},
     environment::margin,
     inbox::Inbox,
@@ -122,6 +122,30 @@ impl NodeSession {
             container,
             no_setting: Mutex::default(),
         }
+    }
+
+    /// The same of a container that is inspected first, and has to run.
+    pub(super) async fn of_running(
+        context: &Arc<Context>,
+        caller: &Caller,
+        node: NodeName,
+        by: Instant,
+    ) -> Result<Self, QueryError> {
+        let (_, found) = context.container(caller, &node, by).await;
+        let why = match found? {
+            Some(container) if container.state == State::Running => {
+                return Ok(Self::new(
+                    Arc::clone(context),
+                    caller.clone(),
+                    node,
+                    container,
+                ));
+            }
+            Some(_) => format!("container {node} does not run any more"),
+            None => format!("container {node} does not exist any more"),
+        };
+        let ended = Outcome::failed(ReasonCode::ContainerEnded, why);
+        Err(QueryError::Ended(ended))
     }
 
     /// Asks systemd. Signals of changes since then reach the inbox, if there is one.

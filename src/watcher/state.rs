@@ -71,13 +71,6 @@ pub(super) enum Input {
     Idle,
 }
 
-/// How new the reply to a probe's own query has to be.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Demand {
-    /// What was asked for no later than this is known.
-    pub(super) newer_than: Option<Instant>,
-}
-
 /// Something that a node's actor has to do.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -91,8 +84,9 @@ pub(super) enum Command {
     DistrustEvents,
     Inspect,
     QuerySystemd(UnitQuestion),
-    /// Run a probe's own query, which has that number; with the unit behind it, if there is one.
-    QueryProbe(Probe, u64, Option<Unit>, Demand),
+    /// Run a probe's own query, which has that number; with the unit behind it, if there is one, and
+    /// when what is known was asked for.
+    QueryProbe(Probe, u64, Option<Unit>, Option<Instant>),
     /// Await the turn of a probe's own query that is run by routine; whether it has passed, says how soon.
     AwaitTurn(ProbeKey, bool),
     /// Await what would change the reply to a probe's own query of that number.
