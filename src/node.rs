@@ -259,6 +259,11 @@ impl LabelKeys {
         Label::read(labels, &self.role)
     }
 
+    /// The realm and the cluster that these labels give, if they give both.
+    pub(crate) fn cluster_of<'a>(&self, labels: &'a Labels) -> Option<(&'a str, &'a str)> {
+        Some((labels.get(&self.realm)?, labels.get(&self.cluster)?))
+    }
+
     /// The profile that these labels give.
     pub(crate) fn profile_of(&self, labels: &Labels) -> Label<Profile> {
         Label::read(labels, &self.profile)

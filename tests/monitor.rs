@@ -23,7 +23,7 @@ use readyd::{
         WaitTarget,
     },
     node::{Identity, NodeName, Role, Visibility},
-    probe::{Outcome, Probe, ProbeError, Service},
+    probe::{Level, Outcome, Probe, ProbeError, Service},
     reason::ReasonCode,
     report::{ProbeResult, Trigger},
 };
@@ -1257,4 +1257,21 @@ async fn a_check_ends_in_time_though_the_engine_hangs_as_well() {
     let Err(MonitorError::CouldNotTell { .. }) = checked else {
         panic!("{checked:?}");
     };
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_job_is_run_from_a_node_that_is_none_to_run_one_from() {
+    let fake = FakeEngine::new([FakeNode::ready("d", None)]);
+    let jobs = WaitRequest {
+        level: Level::Jobs,
+        limit: Some(Duration::from_secs(30)),
+        ..request(&["d"])
+    };
+    // It is thought about again and again, and comes to the same.
+    let (_, result) = told(monitor(&fake).wait(&ME, jobs)).await;
+    assert_eq!(result.verdict, Verdict::TimedOut);
+    let why = "jobs: none of the nodes is a controller or a submitter";
+    assert!(result.message.contains(why), "{}", result.message);
+    assert_eq!(result.causes[0].reason.code(), ReasonCode::JobFailed);
+    assert_eq!(result.nodes[0].level, Some(Level::Registered));
 }

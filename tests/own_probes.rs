@@ -42,6 +42,12 @@ kind = "exec"
 argv = ["sh", "-c", "test -e /ours || { printf 'not\\033[2Jyet'; exit 3; }"]
 success_threshold = 2
 
+# It says nothing by itself.
+[[probe]]
+name = "silent"
+kind = "tcp"
+port = 8082
+
 [[probe]]
 name = "web"
 kind = "http"
@@ -93,6 +99,11 @@ fn a_node_has_to_pass_them_as_well(
     // What a command prints is cleaned.
     says(wait("5s"), "ours: it ended with 3: not[2Jyet");
     node.sh("touch /ours");
+    says(wait("5s"), "silent: Connection refused");
+    node.sh(
+        "perl -MIO::Socket::INET -e 'my $l = IO::Socket::INET->new(LocalAddr => \"127.0.0.1:8082\", \
+         Listen => 9); my @all; while (my $c = $l->accept) { push @all, $c }' >/dev/null 2>&1 &",
+    );
     says(wait("5s"), "web: Connection refused");
     // A redirect is not followed.
     let redirects = node.sh(&web("302"));
@@ -104,7 +115,7 @@ fn a_node_has_to_pass_them_as_well(
         let checked = readyd(&["check", &name, probe, "--server", &serve.url]);
         checked.status.code()
     };
-    for probe in ["motd", "banner", "port", "journal", "ours", "web"] {
+    for probe in ["motd", "banner", "port", "journal", "ours", "silent", "web"] {
         assert_eq!(check(probe), Some(0), "{probe}");
     }
     let named = ["wait", &name, "--probe", "port", "--server", &serve.url];

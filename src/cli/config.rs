@@ -344,11 +344,6 @@ mod tests {
                 "a command and its arguments",
             ),
             (
-                probe("kind = \"unit\"\nunit = \"x\""),
-                5,
-                "such as nfs-client.target",
-            ),
-            (
                 probe("kind = \"http\"\nport = 1\npath = \"/a b\""),
                 6,
                 "such as /healthz",
@@ -383,6 +378,26 @@ mod tests {
             let wrong = probes(&text).unwrap_err();
             assert_eq!(wrong.line, line, "{text}: {}", wrong.why);
             assert!(wrong.why.contains(says), "{text}: {}", wrong.why);
+        }
+    }
+
+    #[test]
+    fn a_unit_is_named_in_full() {
+        for name in [
+            "x",
+            "nfs.client",
+            "getty@.service",
+            ".service",
+            "a b.service",
+        ] {
+            let text = format!("[[probe]]\nname = \"own\"\nkind = \"unit\"\nunit = \"{name}\"\n");
+            let wrong = probes(&text).unwrap_err();
+            assert_eq!(wrong.line, 4, "{name}");
+            assert!(
+                wrong.why.contains("such as nfs-client.target"),
+                "{}",
+                wrong.why
+            );
         }
     }
 

@@ -168,7 +168,7 @@ fn causes(result: &WaitResult) -> String {
                 .take(CAUSES)
                 .cloned()
                 .collect::<Vec<_>>();
-            let more = cause.affected_count as usize - named.len();
+            let more = (cause.affected_count as usize).saturating_sub(named.len());
             let more = if more > 0 {
                 format!(" and {more} more")
             } else {

@@ -241,6 +241,10 @@ struct Blocked<'a> {
 impl<'a> Blocked<'a> {
     fn of(node: &'a NodeReport) -> Option<Self> {
         if let Some(report) = node.failing() {
+            // What was not looked at waits for something else, which has its own report.
+            if matches!(report.result, ProbeResult::Skipped(_)) {
+                return None;
+            }
             return Some(Self {
                 probe: &report.probe,
                 reason: report.result.blocking()?,

@@ -234,7 +234,7 @@ impl Driver {
             };
             tokio::select! {
                 biased;
-                Some(news) = changes.next() => self.take(news, &mut changes),
+                // These are few, and many nodes may always have news.
                 ended = ended(&mut self.job) => {
                     if let Some(job) = &mut self.job {
                         job.take(ended, &mut self.nodes, self.environment.now());
@@ -245,6 +245,7 @@ impl Driver {
                         self.nodes.set_hint(place, hint);
                     }
                 }
+                Some(news) = changes.next() => self.take(news, &mut changes),
                 () = changed(&mut self.members) => {}
                 // Once they have ended, nothing is told: then nodes are only polled.
                 Some(event) = self.events.next() => {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{wait_node::WaitNode, wait_nodes::WaitNodes};
 use crate::{
+    container::Run,
     environment::Environment,
     node::Role,
     probe::{JOBS, job::Job},
@@ -29,9 +30,13 @@ pub(super) struct WaitJob {
     caller: Caller,
     /// The place of the node that it runs from.
     runner: Option<usize>,
+    /// The place of the node whose report says how it is.
+    told_at: Option<usize>,
     running: Option<BoxFuture<'static, EvaluatedProbe>>,
     /// When it may be tried again.
     again: Option<Instant>,
+    /// The workers that the newest one was for, by their places and their runs.
+    workers: Vec<(usize, Option<Run>)>,
     has_run: bool,
 }
 
@@ -41,8 +46,10 @@ impl WaitJob {
             context,
             caller,
             runner: None,
+            told_at: None,
             running: None,
             again: None,
+            workers: Vec::new(),
             has_run: false,
         }
     }
@@ -63,15 +70,17 @@ impl WaitJob {
     }
 
     /// Chooses the node that it runs from: a controller, else a submitter, the first of them. The one that
-    /// was chosen stays for as long as it is one of the wait's.
+    /// was chosen stays while the job is at work.
     pub(super) fn choose(&mut self, nodes: &mut WaitNodes) {
+        if self.has_run && workers(nodes) != self.workers {
+            // It has not run on one that has come since, or was started anew.
+            self.has_run = false;
+            nodes.set_has_run(None);
+        }
         let role = |place: &usize| nodes.get(*place).and_then(|node| node.newest.role);
         let can_run =
             |place: &usize| matches!(role(place), Some(Role::Controller | Role::Submitter));
         let stays = self.runner.filter(can_run);
-        if stays.is_none() && self.runner.take().is_some() {
-            self.running = None;
-        }
         if stays.is_some() && (self.running.is_some() || self.has_run) {
             return;
         }
@@ -81,16 +90,33 @@ impl WaitJob {
         };
         let best = first(Role::Controller).or_else(|| first(Role::Submitter));
         let best = best.map(|(place, _)| place);
-        if best.is_none() || best == self.runner {
+        if best == self.runner {
             return;
         }
-        if let Some(before) = std::mem::replace(&mut self.runner, best) {
+        self.runner = best;
+        self.running = None;
+        let waits = Line::new("not run: the nodes have not all passed");
+        let waits = best.map(|place| (place, ProbeResult::Skipped(waits)));
+        self.tell(nodes, waits);
+    }
+
+    /// Lets the report of one node say how the job is, and of no other.
+    fn tell(&mut self, nodes: &mut WaitNodes, result: Option<(usize, ProbeResult)>) {
+        let report = result.map(|(place, result)| {
+            let report = EvaluatedProbe::unasked(JOBS, result);
+            (place, report.into_report(self.context.environment.wall()))
+        });
+        self.tell_report(nodes, report);
+    }
+
+    fn tell_report(&mut self, nodes: &mut WaitNodes, report: Option<(usize, ProbeReport)>) {
+        let place = report.as_ref().map(|(place, _)| *place);
+        if let Some(before) = self.told_at.filter(|before| Some(*before) != place) {
             nodes.set_job(before, None);
         }
-        self.running = None;
-        if let Some(place) = best {
-            let waits = Line::new("not run: the nodes have not all passed");
-            nodes.set_job(place, Some(self.report(ProbeResult::Skipped(waits))));
+        self.told_at = place;
+        if let Some((place, report)) = report {
+            nodes.set_job(place, Some(report));
         }
     }
 
@@ -108,28 +134,23 @@ impl WaitJob {
             );
             return;
         };
-        let is_worker = |node: &&WaitNode| node.newest.role == Some(Role::Worker);
-        let workers = nodes.iter().map(|(_, node)| node).filter(is_worker);
-        let of_slurm = |node: &WaitNode| {
-            let mut reports = node.newest.probes.iter();
+        self.workers = workers(nodes);
+        let of_slurm = |(place, _): &(usize, Option<Run>)| {
+            let mut reports = nodes.get(*place)?.newest.probes.iter();
             reports.find_map(|report| report.evidence.slurm_node.as_deref().cloned())
         };
-        let all = workers.clone().count();
-        let workers: Vec<_> = workers.filter_map(of_slurm).collect();
-        if workers.len() < all {
-            self.refuse(
-                nodes,
-                "a worker has no name of Slurm's that a command can take",
-                now,
-            );
-            return;
-        }
-        if workers.is_empty() {
-            self.refuse(
-                nodes,
-                "none of the nodes is a worker, on which a job could run",
-                now,
-            );
+        let known: Vec<_> = self.workers.iter().filter_map(of_slurm).collect();
+        let why = match known.len() {
+            0 if self.workers.is_empty() => {
+                Some("none of the nodes is a worker, on which a job could run")
+            }
+            count if count < self.workers.len() => {
+                Some("a worker has no name of Slurm's that a command can take")
+            }
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.refuse(nodes, why, now);
             return;
         }
         let Some(node) = nodes.get(place) else {
@@ -137,19 +158,21 @@ impl WaitJob {
         };
         let job = Job {
             name: format!("readyd-{:016x}", self.environment().seed()),
-            workers,
+            workers: known,
         };
         tracing::debug!(node = %node.node, workers = job.workers.len(), "the job is run");
         let (name, role) = (node.node.clone(), node.newest.role);
+        let is_first = node
+            .job
+            .as_ref()
+            .is_none_or(|report| matches!(report.result, ProbeResult::Skipped(_)));
         let context = Arc::clone(&self.context);
         let run = run_job(context, self.caller.clone(), name, role, job, now + LIMIT);
         self.running = Some(Box::pin(run));
-        if nodes.get(place).is_none_or(|node| {
-            let job = node.job.as_ref();
-            job.is_none_or(|report| matches!(report.result, ProbeResult::Skipped(_)))
-        }) {
+        // A failure is told until the next attempt has ended.
+        if is_first {
             let asked = Reason::new(ReasonCode::NotAnsweredYet, "srun has not ended yet");
-            nodes.set_job(place, Some(self.report(ProbeResult::Unknown(asked))));
+            self.tell(nodes, Some((place, ProbeResult::Unknown(asked))));
         }
     }
 
@@ -157,10 +180,11 @@ impl WaitJob {
     fn refuse(&mut self, nodes: &mut WaitNodes, why: &str, now: Instant) {
         let first = nodes.iter().next().map(|(place, _)| place);
         self.again = Some(now + AGAIN);
-        if let Some(place) = self.runner.or(first) {
-            let result = ProbeResult::Looked(Job::failed(why));
-            nodes.set_job(place, Some(self.report(result)));
-        }
+        let place = self.runner.or(first);
+        self.tell(
+            nodes,
+            place.map(|place| (place, ProbeResult::Looked(Job::failed(why)))),
+        );
     }
 
     /// Completes once the job has come to an end; never, if none runs.
@@ -180,15 +204,18 @@ impl WaitJob {
         self.has_run = report.result.is_passed();
         self.again = (!self.has_run).then(|| now + AGAIN);
         tracing::debug!(result = ?report.result, "the job has ended");
-        if let Some(place) = self.runner {
-            nodes.set_job(place, Some(report));
-        }
+        self.tell_report(nodes, self.runner.map(|place| (place, report)));
         if self.has_run {
-            nodes.set_has_run(now);
+            nodes.set_has_run(Some(now));
         }
     }
+}
 
-    fn report(&self, result: ProbeResult) -> ProbeReport {
-        EvaluatedProbe::unasked(JOBS, result).into_report(self.environment().wall())
-    }
+/// The workers, by their places and the runs that were seen last.
+fn workers(nodes: &WaitNodes) -> Vec<(usize, Option<Run>)> {
+    let workers = nodes
+        .iter()
+        .filter(|(_, node)| node.newest.role == Some(Role::Worker));
+    let run = |node: &WaitNode| node.newest.run.as_ref().map(|seen| seen.run.clone());
+    workers.map(|(place, node)| (place, run(node))).collect()
 }

@@ -154,11 +154,11 @@ impl WaitNodes {
         }
     }
 
-    /// The wait's job has succeeded, and every node has come as far.
-    /// What was seen before the job ended does not count.
-    pub(super) fn set_has_run(&mut self, now: Instant) {
-        self.has_run = true;
-        self.not_before = Some(now);
+    /// The wait's job has succeeded then, and every node has come as far; or it has to run once more. What was
+    /// seen before it ended does not count.
+    pub(super) fn set_has_run(&mut self, ended: Option<Instant>) {
+        self.has_run = ended.is_some();
+        self.not_before = ended;
         self.untold.extend(self.nodes.keys());
     }
 

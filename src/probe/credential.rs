@@ -1,7 +1,7 @@
 //! Why two nodes cannot authenticate each other by MUNGE: a credential that one encodes is decoded by the
 //! other, as munge(1) and unmunge(1) are meant to be used where that is in question.
 //!
-//! It holds no payload, and nobody but these two nodes gets it.
+//! It holds no payload, it is nobody's (the user), and nobody else than these two nodes gets it.
 
 use std::time::{Duration, SystemTime};
 
@@ -38,7 +38,14 @@ impl Diagnosis {
 /// Asks a node to encode a credential.
 pub(crate) fn encode() -> Question {
     Question::Command(CommandQuestion {
-        argv: &["munge", "--no-input"],
+        argv: &[
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "munge",
+            "--no-input",
+        ],
         arguments: Vec::new(),
         name: "munge",
     })

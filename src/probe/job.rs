@@ -52,7 +52,9 @@ const SCRIPT: &str = concat!(
     prelude!("srun"),
     r#"name=$5
 cancel() { scancel --quiet --name="$name" 2>/dev/null; }
-trap 'cancel; kill "$job" 2>/dev/null; exit 143' HUP TERM ALRM
+stop() { cancel; kill "$job" 2>/dev/null; exit "$1"; }
+trap 'stop 143' HUP TERM
+trap 'stop 142' ALRM
 srun --job-name="$name" --nodelist="$6" --nodes="$7" --ntasks="$7" ${8:+--partition="$8"} \
   --immediate=8 --time=1 --chdir=/ --input=none true &
 job=$!

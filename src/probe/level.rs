@@ -57,13 +57,9 @@ impl Level {
             }
         }
         if self > Self::Booted {
-            Probe::insert_own(&mut probes, own, role);
+            Probe::insert_own(&mut probes, own, kind);
         }
-        let in_profile = |probe: Probe| match probe.own() {
-            Some(_) => probe.in_profile(profile),
-            None => probe,
-        };
-        probes.into_iter().map(in_profile).collect()
+        probes
     }
 
     /// The highest level that holds, by the reports of this one's probes.

@@ -24,6 +24,7 @@ mod munge;
 mod node_record;
 mod outcome;
 mod own;
+mod own_method;
 mod readyz;
 mod registered;
 mod rpc;
@@ -51,7 +52,7 @@ pub(crate) use table::{Ask, Method, Row, Shortcut, Understood};
 pub(crate) use unit_active::{find as find_unit, judge as judge_unit, judge_socket};
 
 use crate::{
-    node::{NodeName, Profile, Role},
+    node::{NodeKind, NodeName, Profile, Role},
     question::{PortQuestion, Question},
 };
 pub(crate) use table::TABLE;
@@ -365,9 +366,9 @@ impl Probe {
         }
     }
 
-    /// Puts the operator's own probes of that role among those of a node.
-    pub(crate) fn insert_own(probes: &mut Vec<Self>, own: &[Self], role: Option<Role>) {
-        own::insert(probes, own, role);
+    /// Puts the operator's own probes of nodes of that kind among those of a node.
+    pub(crate) fn insert_own(probes: &mut Vec<Self>, own: &[Self], kind: NodeKind) {
+        own::insert(probes, own, kind);
     }
 
     /// Sorts probes into the order in which they run: built-in ones in the order of the table, then

@@ -3,22 +3,14 @@
 //! Each becomes a row as the built-in ones have, so that it is asked, kept and confirmed in the same way. A
 //! client names one, and can never say what it does.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use super::{
-    Ask, Finding, JOBS, Method, Probe, Row, readyz,
+    JOBS, Method, Probe, Row,
+    own_method::{kept, method},
     table::{Runs, TABLE},
 };
-use crate::{
-    node::{Profile, Role},
-    question::{Answer, CommandQuestion, GreetingEnd, PortQuestion, Question},
-    reason::ReasonCode,
-};
+use crate::node::{NodeKind, Profile, Role};
 
 /// How many probes of one's own there may be.
 const PROBES: usize = 64;
@@ -30,8 +22,20 @@ const TEXT_BYTES: usize = 1024;
 /// The port of sshd.
 const SSH: u16 = 22;
 
-/// How many bytes are read of what a port answers.
-const ANSWER_BYTES: usize = 8 * 1024;
+/// The types of units (systemd.unit(5)).
+const UNIT_TYPES: [&str; 11] = [
+    "service",
+    "socket",
+    "target",
+    "mount",
+    "automount",
+    "swap",
+    "path",
+    "timer",
+    "slice",
+    "scope",
+    "device",
+];
 
 /// The longest timeout, and the longest interval and delay.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
@@ -183,14 +187,18 @@ impl Own {
     }
 }
 
-/// Puts the probes of one's own that run on nodes of that role among the others: each after the one that it
-/// names, else at the end.
-pub(super) fn insert(probes: &mut Vec<Probe>, own: &[Probe], role: Option<Role>) {
+/// Puts the probes of one's own that run on nodes of that kind among the others: each after the one that it
+/// names, else at the end. Without systemd there are no units.
+pub(super) fn insert(probes: &mut Vec<Probe>, own: &[Probe], kind: NodeKind) {
+    let NodeKind { role, profile } = kind;
     for probe in own {
         let Some(definition) = probe.own() else {
             continue;
         };
         let roles = &definition.roles;
+        if profile == Profile::Process && matches!(definition.check, OwnCheck::Unit { .. }) {
+            continue;
+        }
         if !roles.is_empty() && !role.is_some_and(|role| roles.contains(&role)) {
             continue;
         }
@@ -201,7 +209,7 @@ pub(super) fn insert(probes: &mut Vec<Probe>, own: &[Probe], role: Option<Role>)
             let others = probes[at + 1..].iter();
             at + 1 + others.take_while(|other| follows(other)).count()
         });
-        probes.insert(place.unwrap_or(probes.len()), probe.clone());
+        probes.insert(place.unwrap_or(probes.len()), probe.in_profile(profile));
     }
 }
 
@@ -274,11 +282,16 @@ fn valid(probe: &OwnProbe) -> Result<(), InvalidProbe> {
         OwnCheck::Unit { unit } => {
             let is_part = |c: char| c.is_ascii_alphanumeric() || ":_.\\@-".contains(c);
             let (stem, kind) = unit.rsplit_once('.').unwrap_or_default();
+            let is_template = stem.ends_with('@');
             if probe.success_threshold != 1 || probe.failure_threshold != 1 {
                 let why = "systemd tells of a unit's state, so one look decides: it should be 1";
                 return wrong("success_threshold and failure_threshold", why.to_owned());
             }
-            if stem.is_empty() || kind.is_empty() || unit.len() > 255 || !unit.chars().all(is_part)
+            if stem.is_empty()
+                || is_template
+                || !UNIT_TYPES.contains(&kind)
+                || unit.len() > 255
+                || !unit.chars().all(is_part)
             {
                 let why = format!("{unit:.64?} is no unit: it should be such as nfs-client.target");
                 return wrong("unit", why);
@@ -344,158 +357,4 @@ fn text(key: &'static str, text: &str, may_be_empty: bool) -> Result<(), Invalid
         return Ok(());
     };
     Err(InvalidProbe { key, why })
-}
-
-/// Keeps a text for as long as the process lives, once.
-fn kept(text: &str) -> &'static str {
-    static KEPT: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept = kept.get_or_insert_default();
-    if let Some(known) = kept.get(text) {
-        return known;
-    }
-    let text: &'static str = Box::leak(text.to_owned().into_boxed_str());
-    kept.insert(text);
-    text
-}
-
-fn method(probe: &OwnProbe) -> Method {
-    let port = PortQuestion {
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        port: 0,
-        process: None,
-        send: "",
-        prefix: "\n",
-        within: probe.timeout,
-        cap: ANSWER_BYTES,
-        pause: Duration::ZERO,
-    };
-    let ask = |question, judge| {
-        let (as_daemon, shortcut) = (None, None);
-        let ask = Ask {
-            question,
-            as_daemon,
-            judge,
-            shortcut,
-        };
-        Method::Answer(&[], ask)
-    };
-    match &probe.check {
-        OwnCheck::Unit { unit } => Method::Unit(Box::leak(Box::new([kept(unit)]))),
-        OwnCheck::Tcp { port: number } => {
-            // That it accepts is all.
-            let question = PortQuestion {
-                port: *number,
-                cap: 0,
-                ..port
-            };
-            ask(Question::Port(question), judge_port)
-        }
-        OwnCheck::Banner {
-            port: number,
-            prefix,
-        } => {
-            let question = PortQuestion {
-                port: *number,
-                prefix: kept(prefix),
-                ..port
-            };
-            ask(Question::Port(question), judge_banner)
-        }
-        OwnCheck::Http { port: number, path } => {
-            let request =
-                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-            let question = PortQuestion {
-                port: *number,
-                send: kept(&request),
-                prefix: "HTTP/",
-                ..port
-            };
-            ask(Question::Port(question), judge_http)
-        }
-        OwnCheck::Exec { argv } => {
-            let command = CommandQuestion {
-                argv: &[],
-                arguments: argv.clone(),
-                name: kept(argv.first().map_or("", String::as_str)),
-            };
-            ask(Question::Command(command), judge_exec)
-        }
-        OwnCheck::File { path } => {
-            let command = CommandQuestion {
-                argv: &["test", "-e"],
-                arguments: vec![path.clone()],
-                name: kept(&format!("test -e {path}")),
-            };
-            ask(Question::Command(command), judge_file)
-        }
-    }
-}
-
-fn judge_port(answer: &Answer) -> Finding {
-    match answer {
-        Answer::Greeting(..) => Finding::passed(),
-        Answer::Closed(error) => Finding::failed(ReasonCode::PortClosed, error),
-        _ => Finding::failed(ReasonCode::NoAnswer, "it gave no answer"),
-    }
-}
-
-fn judge_banner(answer: &Answer) -> Finding {
-    let (sent, end) = match answer {
-        Answer::Greeting(_, GreetingEnd::Found) => return Finding::passed(),
-        Answer::Greeting(sent, end) => (sent, end),
-        _ => return judge_port(answer),
-    };
-    let first = sent.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let first = String::from_utf8_lossy(first);
-    if first.trim().is_empty() {
-        let how = match end {
-            GreetingEnd::TimedOut => "accepts, but says nothing",
-            _ => "closes the connection without a word",
-        };
-        return Finding::failed(ReasonCode::NoAnswer, how);
-    }
-    let why = format!("it says {:.200?}", first.trim());
-    Finding::failed(ReasonCode::WrongAnswer, why)
-}
-
-fn judge_http(answer: &Answer) -> Finding {
-    let Answer::Greeting(sent, GreetingEnd::Found) = answer else {
-        return judge_banner(answer);
-    };
-    match readyz::status(sent) {
-        Some(200..=299) => Finding::passed(),
-        Some(status) => Finding::failed(ReasonCode::WrongAnswer, format!("it answers {status}")),
-        None => Finding::failed(ReasonCode::WrongAnswer, "what it answers is not HTTP"),
-    }
-}
-
-fn judge_exec(answer: &Answer) -> Finding {
-    let Answer::Command {
-        stdout,
-        stderr,
-        code,
-    } = answer
-    else {
-        return Finding::failed(ReasonCode::NoAnswer, "it gave no answer");
-    };
-    if *code == 0 {
-        return Finding::passed();
-    }
-    let lines = || stderr.lines().chain(stdout.lines());
-    let said = lines().map(str::trim).find(|line| !line.is_empty());
-    let said = said.map_or(String::new(), |said| format!(": {said:.500}"));
-    Finding::failed(
-        ReasonCode::CommandFailed,
-        format!("it ended with {code}{said}"),
-    )
-}
-
-fn judge_file(answer: &Answer) -> Finding {
-    match answer {
-        Answer::Command { code: 1, .. } => {
-            Finding::failed(ReasonCode::CommandFailed, "there is no such file")
-        }
-        other => judge_exec(other),
-    }
 }

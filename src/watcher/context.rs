@@ -61,7 +61,7 @@ pub(crate) struct Context {
     /// How many inspections there may be at once.
     calls: FairBudget,
     /// When which command may be run by routine.
-    pub(super) turns: Turns,
+    turns: Turns,
     pub(crate) links: Links,
     pub(crate) environment: Environment,
     pub(crate) settings: Settings,
@@ -79,12 +79,17 @@ impl Context {
         Self {
             engine,
             calls: FairBudget::new(ENGINE_CALLS),
-            turns: Turns::new(environment.now()),
+            turns: Turns::default(),
             links,
             environment,
             settings,
             last_words: LastWords::default(),
         }
+    }
+
+    /// When the caller's next command may be run by routine that has passed, or has not.
+    pub(super) fn turn(&self, caller: &Caller, passed: bool) -> Instant {
+        self.turns.next(caller.id, passed, self.environment.now())
     }
 
     /// The container that the name means, if there is one that the caller may look at; and when it was

@@ -14,8 +14,9 @@ use crate::{
     question::{Answer, Question},
 };
 
-/// Has one node encode a credential and another decode it; none if that explains nothing, or if either could
-/// not be asked.
+/// Has one node encode a credential and another of the same cluster decode it; none if that explains nothing, if
+/// either could not be asked, or if their labels do not say that they are of one cluster: another's node is not
+/// trusted with a credential, and has other keys by right.
 pub(crate) async fn compare_credentials(
     context: Arc<Context>,
     caller: Caller,
@@ -23,22 +24,19 @@ pub(crate) async fn compare_credentials(
     to: NodeName,
     by: Instant,
 ) -> Option<Diagnosis> {
-    let encoded = answer(&context, &caller, from, &credential::encode(), by).await?;
+    let open = |node| NodeSession::of_running(&context, &caller, node, by);
+    let (from, to) = (open(from).await.ok()?, open(to).await.ok()?);
+    let labels = &context.settings.labels;
+    let cluster = labels.cluster_of(&from.container.labels)?;
+    if labels.cluster_of(&to.container.labels) != Some(cluster) {
+        return None;
+    }
+    let encoded = answer(&from, &credential::encode(), by).await?;
     let question = credential::decode(credential::read(&encoded)?);
-    let decoded = answer(&context, &caller, to, &question, by).await?;
-    credential::judge(&decoded)
+    credential::judge(&answer(&to, &question, by).await?)
 }
 
-async fn answer(
-    context: &Arc<Context>,
-    caller: &Caller,
-    node: NodeName,
-    question: &Question,
-    by: Instant,
-) -> Option<Answer> {
-    let session = NodeSession::of_running(context, caller, node, by)
-        .await
-        .ok()?;
+async fn answer(session: &NodeSession, question: &Question, by: Instant) -> Option<Answer> {
     let asking = session.link.ask(question, session.reply_by(by));
     let (_, answered) = session.guarded(asking, by).await;
     answered.ok()

@@ -170,7 +170,7 @@ impl NodeSession {
         };
         // What was asked of a start of the daemon is no news of another.
         let own = || format!("process {pid}");
-        let start = unit.map_or_else(own, |unit| unit.invocation.clone());
+        let start = active.map_or_else(own, |unit| unit.invocation.clone());
         let answer = match &socket {
             ListeningSocket::Tcp(address) if daemon.readyz => {
                 self.readyz(daemon.name(), *address, &start, by).await
@@ -234,8 +234,12 @@ impl NodeSession {
         by: Instant,
     ) -> Reply<Finding> {
         let question = rpc.question(socket, pid);
+        let up = |mut finding: Finding| {
+            finding.evidence.is_up = !finding.has_passed();
+            finding
+        };
         if let Some(why) = self.shared_network(&question) {
-            let result = Ok(why.into());
+            let result = Ok(up(why.into()));
             return Reply {
                 via: ENGINE,
                 result,
@@ -243,11 +247,7 @@ impl NodeSession {
         }
         let asks_as = (rpc == Rpc::Status).then_some(daemon);
         let Reply { via, result } = self.ask_as(asks_as, question, unit, by).await;
-        let judge = |answer: Answer| {
-            let mut finding = rpc.judge(daemon, pid, &answer);
-            finding.evidence.is_up = !finding.has_passed();
-            finding
-        };
+        let judge = |answer: Answer| up(rpc.judge(daemon, pid, &answer));
         Reply {
             via,
             result: result.map(judge),

@@ -13,7 +13,7 @@ use super::{
     evaluation::{Evaluation, Needs, Progress, Subject},
     found::Found,
     interpret::{Replies, Source, Step, goes_by_reply, next_step},
-    own_probe::optional,
+    own_probe::or_optional,
     probe_set::{Mode, ProbeSet, SetId},
     report_builder::ReportBuilder,
     schedule::{earlier, fresh},
@@ -287,7 +287,7 @@ impl<'a> Evaluator<'a> {
         let own = probe.own().filter(|_| self.set.mode == Mode::Wait);
         if let Some((due, outcome)) = own.and_then(|own| self.state.delayed(own, self.now)) {
             self.needs.due.push((Subject::Container, due));
-            return Ok(self.by_engine(outcome));
+            return Ok(or_optional(self.set, probe, self.by_engine(outcome)));
         }
         if probe.needs_systemd() {
             self.rely_on_systemd(probe).ok_or_else(asked_systemd)?;
@@ -330,14 +330,12 @@ impl<'a> Evaluator<'a> {
                 })
             }
             Step::Found(found) => {
-                let Some(own) = own else {
-                    return Ok(self.settle(probe, found, answer));
+                let found = match (own, answer) {
+                    (Some(own), Some(answer)) => answer.streak.weigh(own, found),
+                    _ => found,
                 };
-                let found = match answer {
-                    Some(answer) => answer.streak.weigh(own, found),
-                    None => found,
-                };
-                Ok(optional(own, self.settle(probe, found, answer)))
+                let settled = self.settle(probe, found, answer);
+                Ok(or_optional(self.set, probe, settled))
             }
             Step::FoundSoFar(found) => {
                 self.needs.probes.push(probe.clone());

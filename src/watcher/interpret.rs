@@ -161,7 +161,14 @@ impl Replies<'_> {
                 ..finding
             }));
         };
-        if answer.has_passed() || matches!(answer.result, Err(QueryError::Unknown(_))) {
+        // Whoever runs and has not answered yet was started all the same.
+        let runs = match &answer.result {
+            Ok(finding) => finding.has_passed() || finding.evidence.is_up,
+            Err(QueryError::Node(reason)) => reason.code() == ReasonCode::NoAnswer,
+            Err(QueryError::Unknown(_)) => true,
+            Err(QueryError::Ended(_)) => false,
+        };
+        if runs {
             self.own(mode, Some(reply.span))
         } else {
             Step::Found(found(judge_unit(unit)))

@@ -5,12 +5,13 @@ use tokio::time::Instant;
 
 use super::{
     found::Found,
+    probe_set::ProbeSet,
     session::{ProbeReply, QueryError},
     state::NodeState,
 };
 use crate::{
     engine::seconds,
-    probe::{Outcome, OwnProbe},
+    probe::{Outcome, OwnProbe, Probe},
     reason::ReasonCode,
     report::ProbeResult,
 };
@@ -62,10 +63,18 @@ impl Streak {
     }
 }
 
-/// Makes what has not passed no obstacle, where the node may do without it.
-pub(super) fn optional(own: &OwnProbe, mut found: Found) -> Found {
-    let why = found.result.blocking();
-    if let Some(why) = why.filter(|_| own.optional) {
+/// What a probe has come to where the node may do without it: unless it was named, it was not wanted for its
+/// own sake.
+pub(super) fn or_optional(set: &ProbeSet, probe: &Probe, found: Found) -> Found {
+    match probe.own() {
+        Some(own) if own.optional && !set.names_probes() => optional(found),
+        _ => found,
+    }
+}
+
+/// Makes what has not passed no obstacle.
+fn optional(mut found: Found) -> Found {
+    if let Some(why) = found.result.blocking() {
         let text = format!("optional, and not passed: {why}");
         found.result = ProbeResult::Looked(Outcome::passed_with(text));
         found.confirm_at = None;
@@ -148,20 +157,17 @@ mod tests {
             let outcome = Outcome::failed(ReasonCode::PortClosed, "closed");
             Found::settled(outcome, "", Span::new(now, now))
         };
-        let own = OwnProbe {
-            optional: true,
-            ..own(1, 1)
-        };
-        let found = optional(&own, failed());
+        let found = optional(failed());
         assert!(found.passes());
         assert_eq!(
             found.result.reason(),
             Some("optional, and not passed: closed")
         );
-        let own = OwnProbe {
-            optional: false,
-            ..own
-        };
-        assert!(!optional(&own, failed()).passes());
+        assert_eq!(
+            optional(Found::settled(Outcome::passed(), "", Span::new(now, now)))
+                .result
+                .reason(),
+            None
+        );
     }
 }

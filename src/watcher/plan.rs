@@ -84,16 +84,12 @@ impl NodeState {
     }
 
     /// Whether a command would be run by routine, and its turn has not come.
-    fn must_take_turns(&mut self, probe: &Probe) -> bool {
-        let Some(answer) = self.answers.get_mut(&probe.key()) else {
+    fn must_take_turns(&self, probe: &Probe) -> bool {
+        let Some(answer) = self.answers.get(&probe.key()) else {
             return false;
         };
         let is_routine = probe.is_command() && answer.cached.is_due_by_routine();
-        let must = is_routine && answer.turn != Turn::Come && !answer.cached.is_in_flight();
-        if !must {
-            answer.turn = Turn::NotAsked;
-        }
-        must
+        is_routine && answer.turn != Turn::Come && !answer.cached.is_in_flight()
     }
 
     /// Awaits the turn of a probe, unless that is awaited.
@@ -188,12 +184,13 @@ impl NodeState {
     }
 
     /// When a probe's own query may be run again; `None` if at any time. The daemon of another start has
-    /// not been asked yet.
+    /// not been asked yet, and the interval of an operator's own probe is that of its routine.
     fn again_at(&self, probe: &Probe) -> Option<Instant> {
         let answer = self.answers.get(&probe.key())?;
         let is_same = unit_behind(probe, self.systemd.value()) == answer.unit;
+        let is_wanted = probe.own().is_some() && !answer.cached.is_due_by_routine();
         let again = answer.cached.value()?.again;
-        again.filter(|_| is_same)
+        again.filter(|_| is_same && !is_wanted)
     }
 
     /// Notes that a probe's query is in flight, and gives its number; none if one already is.
@@ -212,6 +209,7 @@ impl NodeState {
         }
         self.intake.queries += 1;
         answer.cached.start();
+        answer.turn = Turn::NotAsked;
         answer.unit = behind;
         answer.query = self.intake.queries;
         Some(answer.query)

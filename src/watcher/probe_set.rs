@@ -104,6 +104,11 @@ impl ProbeSet {
         }
     }
 
+    /// Whether somebody has named the probes.
+    pub(super) fn names_probes(&self) -> bool {
+        matches!(self.probes, Selection::Named(_))
+    }
+
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let keys = |probes: &[Probe]| probes.iter().map(Probe::key).collect::<Vec<ProbeKey>>();
         let same_probes = match (&self.probes, &other.probes) {

@@ -149,10 +149,9 @@ impl Queries {
 
     /// Awaits the turn of a probe's own query among those of all nodes.
     pub(super) fn await_turn(&mut self, key: ProbeKey, passes: bool) {
-        let context = Arc::clone(&self.context);
+        let environment = self.context.environment.clone();
+        let turn = self.context.turn(&self.caller, passes);
         self.turns.push(Box::pin(async move {
-            let environment = &context.environment;
-            let turn = context.turns.next(passes, environment.now());
             environment.sleep_until(turn).await;
             Input::Turn(key)
         }));

@@ -2,6 +2,7 @@
 //! with its reason.
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -9,6 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::span::Span;
+use crate::fair::CallerId;
 
 /// For how long a unit that does not report when it is up has to have been active.
 ///
@@ -119,33 +121,39 @@ impl Pace {
     }
 }
 
-/// How often commands are run by routine in the nodes of all waits together: those that have passed, and those
+/// How often commands are run by routine in the nodes of one caller, a wait say: those that have passed, and those
 /// that have not. Each takes some tens of milliseconds of the engine's machine and of a controller's. How many may
-/// be run at once.
+/// be run at once, and how long a turn is waited for at most, however many nodes there are.
 const ROUTINE_PASSED: Duration = Duration::from_millis(200);
 const ROUTINE_FAILED: Duration = Duration::from_millis(50);
 const ROUTINE_BURST: u32 = 8;
+const ROUTINE_LONGEST: Duration = Duration::from_secs(10);
+
+/// How many callers are remembered before those are forgotten that wait for no turn.
+const ROUTINE_CALLERS: usize = 1024;
 
 /// The turns of commands that are run by routine, without which a hundred workers that ask their controller twice a
 /// second keep a machine busy.
-pub(crate) struct Turns(Mutex<[Instant; 2]>);
+#[derive(Default)]
+pub(crate) struct Turns(Mutex<HashMap<CallerId, [Instant; 2]>>);
 
 impl Turns {
-    pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new([now; 2]))
-    }
-
-    /// When the next command may be run that has passed, or has not.
-    pub(super) fn next(&self, passed: bool, now: Instant) -> Instant {
+    /// When the caller's next command may be run that has passed, or has not.
+    pub(super) fn next(&self, caller: CallerId, passed: bool, now: Instant) -> Instant {
         let step = if passed {
             ROUTINE_PASSED
         } else {
             ROUTINE_FAILED
         };
-        let mut full = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = &mut full[usize::from(passed)];
-        *full = (*full).max(now) + step;
-        (*full - step * ROUTINE_BURST).max(now)
+        let mut callers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if callers.len() >= ROUTINE_CALLERS {
+            callers.retain(|_, booked| booked.iter().any(|booked| *booked > now));
+        }
+        let booked = callers.entry(caller).or_insert([now; 2]);
+        let booked = &mut booked[usize::from(passed)];
+        let burst = step * ROUTINE_BURST;
+        *booked = ((*booked).max(now) + step).min(now + ROUTINE_LONGEST + burst);
+        (*booked - burst).max(now)
     }
 }
 
@@ -220,16 +228,21 @@ mod tests {
     #[test]
     fn commands_of_many_nodes_take_turns() {
         let zero = Instant::now();
-        let turns = Turns::new(zero);
-        let next = |passed| turns.next(passed, zero) - zero;
+        let turns = Turns::default();
+        let caller = CallerId::new;
+        let next = |passed| turns.next(caller(1), passed, zero) - zero;
         let passed: Vec<_> = (0..10).map(|_| next(true)).collect();
         assert!(passed[..8].iter().all(Duration::is_zero));
         assert_eq!(passed[8..], [200 * MS, 400 * MS]);
         // Those that have not passed are not held up by those that have.
         assert_eq!(next(false), Duration::ZERO);
+        // However many one caller has, none of them waits for ever, and another's do not wait for them.
+        let longest = (0..1000).map(|_| next(true)).max();
+        assert_eq!(longest, Some(ROUTINE_LONGEST));
+        assert_eq!(turns.next(caller(2), true, zero), zero);
         // What was not used adds up to a burst, and no more.
         let later = zero + 60_000 * MS;
-        let free = (0..9).map(|_| turns.next(true, later) - later);
+        let free = (0..9).map(|_| turns.next(caller(1), true, later) - later);
         assert_eq!(free.filter(Duration::is_zero).count(), 8);
     }
 }

@@ -114,6 +114,10 @@ async fn listen(
     if stream.write_all(send.as_bytes()).await.is_err() {
         return GreetingEnd::Closed;
     }
+    // A read of nothing would wait until there is something.
+    if cap == 0 {
+        return GreetingEnd::TooLong;
+    }
     let mut chunk = vec![0; cap.min(1024)];
     let mut line = 0;
     loop {

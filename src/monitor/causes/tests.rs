@@ -197,3 +197,18 @@ fn a_cluster_that_lacks_nodes_is_the_first_cause() {
     assert_eq!((about, causes.len()), (None, 2));
     assert_eq!(causes[0].node, None);
 }
+
+#[test]
+fn a_job_that_waits_for_other_nodes_is_no_cause() {
+    let waits = controller("", NONE);
+    let mut waits = NodeReport::clone(&waits);
+    let job = ProbeReport {
+        probe: "jobs".to_owned(),
+        result: ProbeResult::Skipped(crate::text::Line::new("not run")),
+        ..waits.probes[0].clone()
+    };
+    waits.state = NodeState::blocked_by(&job);
+    waits.probes = waits.probes.iter().cloned().chain([job]).collect();
+    let failing = worker(0, "registered", ReasonCode::NodeUnusable);
+    assert_eq!(told(&[Arc::new(waits), failing]), ["worker-0 registered"]);
+}

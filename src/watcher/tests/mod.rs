@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod handle;
+mod levels;
 mod plan;
 mod properties;
 mod publish;
