@@ -94,7 +94,7 @@ fn a_daemon_that_was_started_by_hand_and_has_not_answered_yet_is_not_past_help()
     state
         .units
         .extend([unit("slurmd.service", "failed", "notify", 1)]);
-    core.systemd(state);
+    core.systemd(state.clone());
     let (sshd, query) = core.turn().probe_query();
     core.answered(&sshd, query, Finding::passed());
     let (slurmd, query) = core.turn().probe_query();
@@ -102,5 +102,7 @@ fn a_daemon_that_was_started_by_hand_and_has_not_answered_yet_is_not_past_help()
     let mut silent = Finding::failed(ReasonCode::NoAnswer, "slurmd listens, but does not answer");
     silent.evidence.is_up = true;
     core.answered(&slurmd, query, silent);
-    assert_eq!(core.at(1_000).turn().outcomes(), "PPPPF");
+    core.turn();
+    core.at(1_000).systemd(state);
+    assert_eq!(core.turn().outcomes(), "PPPPF");
 }
