@@ -193,8 +193,8 @@ static DEPENDENCIES: [Dependency; 3] = [
     },
 ];
 
-/// The causes of all nodes that are not ready, the one that most wait for first; of equals, in the order of
-/// the nodes. And for each node, the place of the one whose failure is the first cause of its own.
+/// The causes of all nodes that are not ready: those of who fails before those of who has yet to prove that it
+/// stays so, the one that most wait for first; of equals, in the order of the nodes. And for each node, the place of the one whose failure is the first cause of its own.
 fn causes(nodes: &[Arc<NodeReport>]) -> (Vec<Cause>, Vec<usize>) {
     let blocked: Vec<_> = nodes.iter().map(|node| Blocked::of(node)).collect();
     let first = (0..nodes.len()).map(|place| root(place, nodes, &blocked));
@@ -209,7 +209,13 @@ fn causes(nodes: &[Arc<NodeReport>]) -> (Vec<Cause>, Vec<usize>) {
         }
     }
     let mut roots: Vec<_> = affected.into_iter().collect();
-    roots.sort_by_key(|(place, others)| (std::cmp::Reverse(others.len()), *place));
+    // Who fails comes before who passes, but not for long enough yet.
+    let passes = |place: usize| {
+        blocked[place]
+            .as_ref()
+            .is_some_and(|own| own.report.is_none())
+    };
+    roots.sort_by_key(|(place, others)| (passes(*place), std::cmp::Reverse(others.len()), *place));
     let cause = |(at, (place, others)): (usize, (usize, Vec<usize>))| {
         let blocked = blocked[place].as_ref()?;
         let named = others.iter().take(NAMED);

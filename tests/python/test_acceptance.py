@@ -665,4 +665,5 @@ def test_reflection_lists_the_service(channel):
         "WaitReady",
         "ListNodes",
         "WatchNodes",
+        "ListProbes",
     }

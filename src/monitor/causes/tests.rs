@@ -212,3 +212,13 @@ fn a_job_that_waits_for_other_nodes_is_no_cause() {
     let failing = worker(0, "registered", ReasonCode::NodeUnusable);
     assert_eq!(told(&[Arc::new(waits), failing]), ["worker-0 registered"]);
 }
+
+#[test]
+fn who_fails_comes_before_who_passes_but_not_for_long_enough_yet() {
+    let mut passes = NodeReport::clone(&worker(0, "", NONE));
+    passes.state = NodeState::Waiting(Reason::new(ReasonCode::Confirming, "it has to stay so"));
+    let failing = worker(1, "munge", ReasonCode::UnitInactive);
+    let nodes = [Arc::new(passes), failing];
+    assert_eq!(told(&nodes), ["worker-1 munge", "worker-0 registered"]);
+    assert_eq!(told(&nodes[..1]), ["worker-0 registered"]);
+}
